@@ -1,0 +1,68 @@
+"""The one truth: SQLAlchemy's base class, sessions and the transaction that every use case runs in."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import BigInteger, DateTime, Engine, MetaData, Text, create_engine
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Session
+
+from app.settings import get_settings
+from app.tasks import send_enqueued
+
+NAMING = {
+    "ix": "ix_%(column_0_N_label)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+    "pk": "pk_%(table_name)s",
+}
+
+
+class Base(DeclarativeBase):
+    """Rows of the store: text ids, 64-bit integers, UTC timestamps, JSONB for shapes we store but don't query."""
+
+    metadata = MetaData(naming_convention=NAMING)
+    type_annotation_map = {
+        str: Text,
+        int: BigInteger,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+    }
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)
+
+
+@lru_cache
+def engine() -> Engine:
+    """The process's pool. `lock_timeout` turns a stuck lock into an error instead of a stuck store."""
+    settings = get_settings()
+    return create_engine(
+        settings.database_url,
+        pool_size=settings.database_pool,
+        max_overflow=settings.database_pool,
+        pool_pre_ping=True,
+        connect_args={
+            "options": f"-c lock_timeout={settings.lock_timeout_ms} "
+            f"-c statement_timeout={settings.statement_timeout_ms} -c timezone=UTC"
+        },
+    )
+
+
+def NewSession() -> Session:  # noqa: N802 (reads like the class it returns)
+    return Session(engine(), expire_on_commit=False)
+
+
+@contextmanager
+def transaction() -> Iterator[Session]:
+    """Commit everything or nothing; send tasks only once committed."""
+    with NewSession() as session:
+        with session.begin():
+            yield session
+        send_enqueued(session)

@@ -1,0 +1,34 @@
+"""Uploaded files and what validation said of them. Bytes live in the artifact store under their digest."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, utc_now
+from app.ids import new_id
+
+
+class File(Base):
+    """`status`: uploaded → processing → processed | error."""
+
+    __tablename__ = "files"
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("file"))
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    filename: Mapped[str]
+    purpose: Mapped[str]
+    bytes: Mapped[int]
+    digest: Mapped[str]
+    status: Mapped[str] = mapped_column(default="uploaded", index=True)
+    status_details: Mapped[str | None]
+    expires_at: Mapped[datetime | None]
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class DatasetReport(Base):
+    __tablename__ = "dataset_reports"
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
+    report: Mapped[dict[str, Any]]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)

@@ -1,0 +1,101 @@
+"""Work for the workers, by name. A task is remembered with the transaction and sent after its commit.
+
+A lost message is no lost work: the row says what is due, and upkeep sends it again.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+from sqlalchemy.orm import Session
+
+from app.settings import get_settings
+
+log = structlog.get_logger(__name__)
+
+FINE_TUNING_QUEUE = "fine_tuning"
+DATASETS_QUEUE = "datasets"
+MODEL_IMPORT_QUEUE = "model_import"
+
+
+class TaskName(StrEnum):
+    """The only thing app/ and workers/ share about a task."""
+
+    GENERATE = "generation.generate"
+    CHECK_VERSION = "generation.check_version"
+    FINE_TUNE = "fine_tuning.run"
+    VALIDATE_FILE = "fine_tuning.validate_file"
+    IMPORT_BASE = "model_import.run"
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    name: TaskName
+    payload: dict[str, Any]
+    queue: str
+
+
+def generation_queue(base_id: str) -> str:
+    """One queue per base: a worker holds one base in memory."""
+    return f"generation.{base_id}"
+
+
+def broker_url(redis_url: str) -> str:
+    """Celery spells a Unix socket its own way."""
+    return redis_url.replace("unix://", "redis+socket://", 1)
+
+
+def configure_broker(celery: Celery) -> Celery:
+    """Settings that sender and workers share. The message is a wake-up: the claim in Postgres decides."""
+    celery.conf.update(
+        broker_url=broker_url(get_settings().redis_url),
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_create_missing_queues=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={
+            "socket_connect_timeout": 1.0,
+            "visibility_timeout": 3600,
+            "unacked_restore_interval": 1,
+            "unacked_restore_throttle": 1,
+        },
+    )
+    return celery
+
+
+@lru_cache
+def sender() -> Celery:
+    return configure_broker(Celery("gptstore"))
+
+
+def enqueue(tx: Session, name: TaskName, payload: dict[str, Any], queue: str) -> None:
+    """Send `name(**payload)` to `queue` once `tx` has committed."""
+    tx.info.setdefault("enqueued", []).append(Enqueued(name, payload, queue))
+
+
+def send_enqueued(session: Session) -> None:
+    """Send what the committed transaction asked for. A failed send is logged, never raised."""
+    for task in session.info.pop("enqueued", []):
+        send(task)
+
+
+def send(task: Enqueued) -> bool:
+    request_id = structlog.contextvars.get_contextvars().get("request_id", "")
+    try:
+        sender().send_task(
+            task.name.value,
+            kwargs=task.payload,
+            queue=task.queue,
+            headers={"x_request_id": request_id},
+            retry=False,
+        )
+    except (KombuError, RedisError, OSError) as error:
+        log.warning("task_not_sent", task=task.name.value, queue=task.queue, error=str(error))
+        return False
+    return True

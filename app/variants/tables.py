@@ -1,0 +1,53 @@
+"""The models: bases imported by operators, and the variants (adapters) that accounts own."""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.database import Base, utc_now
+from app.ids import new_id
+
+
+class BaseModel(Base):
+    """A base. `id` is its public name; `status`: importing → ready | failed. Prices: micros per million tokens.
+
+    `shape` holds what admission and adapter checks need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
+    """
+
+    __tablename__ = "base_models"
+    id: Mapped[str] = mapped_column(primary_key=True)
+    source: Mapped[str]
+    status: Mapped[str] = mapped_column(default="importing")
+    status_details: Mapped[str | None]
+    digest: Mapped[str | None]
+    architecture: Mapped[str | None]
+    parameters: Mapped[int | None]
+    context_length: Mapped[int | None]
+    license: Mapped[str | None]
+    shape: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    input_micros_per_million_tokens: Mapped[int]
+    output_micros_per_million_tokens: Mapped[int]
+    training_micros_per_million_tokens: Mapped[int]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class Variant(Base):
+    """A fine-tuned adapter of a base. `model` is its callable name, `ft:base:handle:suffix:id`.
+
+    `origin`: fine_tune | upload | checkpoint. `digest` names the adapter folder in the artifact store.
+    """
+
+    __tablename__ = "variants"
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("var"))
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    base_id: Mapped[str] = mapped_column(ForeignKey("base_models.id"))
+    model: Mapped[str] = mapped_column(unique=True)
+    origin: Mapped[str]
+    digest: Mapped[str]
+    rank: Mapped[int]
+    parameters: Mapped[int]
+    bytes: Mapped[int]
+    deleted_at: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
