@@ -1,0 +1,184 @@
+"""The built-in engine: one thread, one base, many adapters, one forward pass per step."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+import torch
+
+from workers.generation.engine.adapters import AdapterBank
+from workers.generation.engine.kv_cache import BlockPool
+from workers.generation.engine.model_runner import ModelRunner
+from workers.generation.engine.protocol import EngineStats, OnEvent, RequestTooLong
+from workers.generation.engine.reply_text import Detokenizer
+from workers.generation.engine.request import EngineRequest, Handle, Sequence
+from workers.generation.engine.sampler import Sampler
+from workers.generation.engine.scheduler import Batch, Scheduler
+
+log = structlog.get_logger(__name__)
+
+
+class EngineClosed(RuntimeError):
+    """The engine stopped before this request ended."""
+
+
+@dataclass(frozen=True)
+class EngineOptions:
+    """Sizes and placement; `threads` 0 leaves torch's own choice."""
+
+    device: str = "auto"
+    dtype: str = "auto"
+    max_batch: int = 64
+    max_batch_tokens: int = 512
+    kv_cache_tokens: int = 65_536
+    block_size: int = 32
+    adapter_memory_bytes: int = 512 * 1024 * 1024
+    threads: int = 0
+
+
+class TorchEngine:
+    """Fulfils `protocol.Engine`. `after_step` runs on the engine's thread when a step's events are out."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        detokenizer: Callable[[], Detokenizer],
+        eos_ids: frozenset[int],
+        options: EngineOptions,
+        after_step: Callable[[], None] = lambda: None,
+    ) -> None:
+        blocks = -(-options.kv_cache_tokens // options.block_size)
+        self.bank = AdapterBank(options.adapter_memory_bytes)
+        self.scheduler = Scheduler(
+            BlockPool(blocks, options.block_size), options.max_batch, options.max_batch_tokens
+        )
+        self.model_runner = ModelRunner(
+            folder,
+            self.bank,
+            device=options.device,
+            dtype=options.dtype,
+            blocks=blocks,
+            block_size=options.block_size,
+        )
+        self.sampler = Sampler()
+        self._new_detokenizer, self._eos_ids = detokenizer, eos_ids
+        self._after_step, self._threads = after_step, options.threads
+        self._inbox: deque[Handle] = deque()
+        self._wake = threading.Condition()
+        self._closed = False
+        self._steps = self._prompt_tokens = self._produced_tokens = 0
+        self._busy = 0.0
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def step(self) -> None:
+        """The whole engine at a glance."""
+        batch = self.scheduler.schedule()
+        logits = self.model_runner.forward(batch)
+        samples = self.sampler.sample(logits, batch)
+        self.scheduler.advance(batch, samples)
+        self.publish(batch)
+
+    def publish(self, batch: Batch) -> None:
+        """Tell every caller what its sequences gained; a request whose last sequence ended is done."""
+        self._steps += 1
+        for handle, event in batch.news:
+            self._produced_tokens += len(event.ids)
+            handle.on_event(event)
+        self._after_step()
+        for handle, event in batch.news:
+            if event.finish is not None:
+                handle.finish_one()
+                if handle.open_sequences == 0:
+                    self._release(handle)
+
+    def submit(self, request: EngineRequest, on_event: OnEvent) -> Handle:
+        """Raises AdapterNotLoaded, RequestTooLong, EngineClosed."""
+        longest = len(request.token_ids) + 1
+        if not request.token_ids or longest > self.model_runner.context_length:
+            raise RequestTooLong(f"{len(request.token_ids)} prompt tokens do not fit the context")
+        whole = min(len(request.token_ids) + request.params.max_tokens, self.model_runner.context_length)
+        if whole > self.scheduler.cache.capacity:
+            raise RequestTooLong(f"{whole} tokens do not fit the KV cache")
+        handle = Handle(request, on_event)
+        if request.adapter is not None:
+            self.bank.acquire(request.adapter)
+        with self._wake:
+            if self._closed:
+                raise EngineClosed("the engine is closed")
+            self._inbox.append(handle)
+            self._wake.notify()
+        return handle
+
+    def cancel(self, handle: Handle) -> None:
+        handle.cancelled = True
+
+    def load_adapter(self, digest: str, folder: Path) -> None:
+        """Read it in the caller's thread; the batch goes on. Raises ValueError for a misfit."""
+        if not self.bank.has(digest):
+            self.bank.put(digest, self.model_runner.read_adapter(folder))
+
+    def unload_adapter(self, digest: str) -> None:
+        self.bank.remove(digest)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self.scheduler.running),
+            waiting=len(self.scheduler.waiting) + len(self._inbox),
+            blocks_used=self.scheduler.cache.used,
+            blocks_total=self.scheduler.cache.total,
+            adapters=len(self.bank),
+            adapter_bytes=self.bank.bytes,
+            steps=self._steps,
+            prompt_tokens=self._prompt_tokens,
+            produced_tokens=self._produced_tokens,
+            busy_seconds=self._busy,
+            preemptions=self.scheduler.preemptions,
+        )
+
+    def close(self) -> None:
+        with self._wake:
+            self._closed = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        if self._threads:
+            torch.set_num_threads(self._threads)
+        while self._receive():
+            begun = time.perf_counter()
+            try:
+                self.step()
+            except Exception as error:
+                log.exception("engine_step_failed")
+                self._fail_open(error)
+            self._busy += time.perf_counter() - begun
+        self._fail_open(EngineClosed("the engine is closed"))
+
+    def _receive(self) -> bool:
+        """Wait for work and take new requests in; False once closed."""
+        with self._wake:
+            while not (self._closed or self._inbox or self.scheduler.has_work):
+                self._wake.wait()
+            arrived = list(self._inbox)
+            self._inbox.clear()
+        context = self.model_runner.context_length
+        for handle in arrived:
+            self._prompt_tokens += len(handle.request.token_ids)
+            for index in range(handle.request.params.n):
+                self.scheduler.add(Sequence(handle, index, self._new_detokenizer(), self._eos_ids, context))
+        return not self._closed
+
+    def _fail_open(self, error: Exception) -> None:
+        for handle in dict.fromkeys(sequence.handle for sequence in self.scheduler.clear()):
+            self._release(handle)
+            handle.fail(error)
+
+    def _release(self, handle: Handle) -> None:
+        if handle.request.adapter is not None:
+            self.bank.release(handle.request.adapter)

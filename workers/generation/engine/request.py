@@ -1,0 +1,124 @@
+"""A request, its `n` sequences and what they tell the caller. No tensor in sight."""
+
+import secrets
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal
+
+from app.inference.wire_events import SamplingParams
+from workers.generation.engine.reply_text import Detokenizer, ReplyText
+
+Finish = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """`token_ids`: the rendered prompt. `adapter`: digest of a resident adapter, None for the base."""
+
+    token_ids: tuple[int, ...]
+    params: SamplingParams
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """Natural-log probabilities under the model's own distribution, before temperature and filters."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True)
+class StepEvent:
+    """What one sequence gained in one step. `text` may lag behind `ids` (split characters, stops)."""
+
+    index: int
+    ids: tuple[int, ...] = ()
+    text: str = ""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    finish: Finish | None = None
+
+
+class Handle:
+    """The caller's grip on a request: wait for its end, then read how it went."""
+
+    def __init__(self, request: EngineRequest, on_event: Callable[[StepEvent], None]) -> None:
+        self.request = request
+        self.on_event = on_event
+        self.seed = secrets.randbits(63) if request.params.seed is None else request.params.seed
+        self.cancelled = False
+        self.started = False
+        self.error: Exception | None = None
+        self.cached_tokens = 0
+        self.open_sequences = request.params.n
+        self._finished = threading.Event()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """True once the last sequence ended (or the engine failed: then `error` says why)."""
+        return self._finished.wait(timeout)
+
+    def finish_one(self) -> None:
+        self.open_sequences -= 1
+        if self.open_sequences == 0:
+            self._finished.set()
+
+    def fail(self, error: Exception) -> None:
+        self.error = error
+        self._finished.set()
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One choice of a request. `tokens` = prompt + produced; the first `computed` of them are in the cache."""
+
+    handle: Handle
+    index: int
+    detokenizer: Detokenizer
+    eos_ids: frozenset[int]
+    context_length: int
+    blocks: list[int] = field(default_factory=list)
+    computed: int = 0
+    finish: Finish | None = None
+
+    def __post_init__(self) -> None:
+        self.request = self.handle.request
+        self.params = self.request.params
+        self.adapter = self.request.adapter
+        self.tokens = list(self.request.token_ids)
+        self.prompt_length = len(self.tokens)
+        self.text = ReplyText(self.detokenizer, self.params.stop)
+
+    @property
+    def pending(self) -> int:
+        """Tokens not yet in the cache: 1 while decoding, more while prefilling."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def produced(self) -> list[int]:
+        return self.tokens[self.prompt_length :]
+
+    def append(self, token: int, logprob: TokenLogprob | None) -> StepEvent:
+        """Take the sampled token and decide whether the reply ends with it."""
+        self.tokens.append(token)
+        text = ""
+        if token in self.eos_ids and not self.params.ignore_eos:
+            self.finish = "stop"
+        else:
+            text = self.text.push(token)
+            if self.text.stopped:
+                self.finish = "stop"
+            elif (
+                len(self.tokens) - self.prompt_length >= self.params.max_tokens
+                or len(self.tokens) >= self.context_length
+            ):
+                self.finish = "length"
+        if self.finish is not None and not self.text.stopped:
+            text += self.text.flush()
+        logprobs = () if logprob is None else (logprob,)
+        return StepEvent(self.index, (token,), text, logprobs, self.finish)
+
+    def cancel(self) -> StepEvent:
+        self.finish = "cancelled"
+        return StepEvent(self.index, text=self.text.flush(), finish="cancelled")

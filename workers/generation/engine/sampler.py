@@ -1,0 +1,119 @@
+"""Logits → tokens, vectorised over the batch. A request's seed alone decides its noise, never its neighbours.
+
+The draw is an inverse CDF over the filtered distribution with one uniform number per token, a hash of
+(seed, choice, position): the same under any batch, after preemption and on any machine.
+"""
+
+from collections import Counter
+from collections.abc import Sequence as Seq
+from hashlib import blake2b
+
+import torch
+from torch import Tensor
+
+from workers.generation.engine.request import Sequence, TokenLogprob
+from workers.generation.engine.scheduler import Batch, Sample
+
+CANDIDATES = 1024
+
+
+def uniform(seed: int, index: int, position: int) -> float:
+    """A number in [0, 1) that belongs to one position of one choice of one seed."""
+    digest = blake2b(f"{seed}:{index}:{position}".encode(), digest_size=8).digest()
+    return (int.from_bytes(digest, "big") >> 11) / (1 << 53)
+
+
+class Sampler:
+    """Stateless: all it needs is in the sequences."""
+
+    @torch.inference_mode()
+    def sample(self, logits: Tensor, batch: Batch) -> list[Sample]:
+        """logits: `[sampled sequences, vocabulary]` fp32 → one sample per sequence, in order."""
+        sequences = batch.sampled
+        if not sequences:
+            return []
+        logits = torch.nan_to_num(logits, nan=-1e9, posinf=1e9, neginf=-1e9)
+        shaped = adjust(logits, sequences)
+        tokens = shaped.argmax(-1)
+        drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
+        if drawn:
+            tokens[drawn] = draw(shaped[drawn], [sequences[row] for row in drawn])
+        chosen = tokens.tolist()
+        logprobs = report_logprobs(logits, sequences, chosen)
+        return [Sample(token, logprobs.get(row)) for row, token in enumerate(chosen)]
+
+
+def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """Repetition (CTRL, arXiv 1909.05858), presence and frequency penalties, then logit_bias."""
+    rows = [row for row, sequence in enumerate(sequences) if _is_adjusted(sequence)]
+    if not rows:
+        return logits
+    logits = logits.clone()
+    for row in rows:
+        sequence, params, own = sequences[row], sequences[row].params, logits[row]
+        if params.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(sequence.tokens)), device=own.device)
+            scores = own[seen]
+            penalty = params.repetition_penalty
+            own[seen] = torch.where(scores > 0, scores / penalty, scores * penalty)
+        if (params.presence_penalty or params.frequency_penalty) and sequence.produced:
+            counts = Counter(sequence.produced)
+            ids = torch.tensor(list(counts), device=own.device)
+            times = torch.tensor(list(counts.values()), dtype=own.dtype, device=own.device)
+            own[ids] -= params.presence_penalty + params.frequency_penalty * times
+        if params.logit_bias:
+            ids = torch.tensor(list(params.logit_bias), device=own.device)
+            own[ids] += torch.tensor(list(params.logit_bias.values()), dtype=own.dtype, device=own.device)
+    return logits
+
+
+def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """Temperature, top_k, top_p, min_p, then one draw per row → token ids `[rows]`."""
+    params = [sequence.params for sequence in sequences]
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp_min(1e-5)
+    probabilities = (logits / temperature[:, None]).softmax(-1)
+    for row, p in enumerate(params):
+        if p.min_p > 0:
+            own = probabilities[row]
+            own[own < p.min_p * own.max()] = 0
+        if p.top_p < 1 or p.top_k > 0:
+            probabilities[row] = keep_top(probabilities[row], p.top_p, p.top_k)
+    numbers = [uniform(s.handle.seed, s.index, len(s.tokens)) for s in sequences]
+    cumulative = probabilities.double().cumsum(-1)
+    targets = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
+
+
+def keep_top(probabilities: Tensor, top_p: float, top_k: int) -> Tensor:
+    """The `top_k` likeliest, of those the fewest that reach `top_p`; all else 0. `[vocabulary]` each."""
+    total = probabilities.sum()
+    size = probabilities.numel()
+    wanted = min(top_k or size, size)
+    values, ids = probabilities.topk(min(wanted, CANDIDATES, size))
+    if values.numel() < wanted and (top_p >= 1 or values.sum() < top_p * total):
+        values, ids = probabilities.topk(wanted)  # a flat distribution: the candidates were too few
+    before = values.cumsum(-1) - values
+    kept = before < top_p * (values.sum() if top_k else total)
+    kept[0] = True
+    return torch.zeros_like(probabilities).scatter_(0, ids[kept], values[kept])
+
+
+def report_logprobs(logits: Tensor, sequences: Seq[Sequence], chosen: Seq[int]) -> dict[int, TokenLogprob]:
+    """For the rows that asked: the chosen token's log-probability and the likeliest alternatives."""
+    rows = [row for row, sequence in enumerate(sequences) if sequence.params.logprobs is not None]
+    if not rows:
+        return {}
+    logprobs = logits[rows].log_softmax(-1)
+    most = max(sequences[row].params.logprobs or 0 for row in rows)
+    values, ids = logprobs.topk(max(most, 1))
+    own = logprobs[torch.arange(len(rows)), torch.tensor([chosen[row] for row in rows])].tolist()
+    result = {}
+    for at, row in enumerate(rows):
+        top = zip(ids[at].tolist(), values[at].tolist(), strict=True)
+        result[row] = TokenLogprob(chosen[row], own[at], tuple(top)[: sequences[row].params.logprobs or 0])
+    return result
+
+
+def _is_adjusted(sequence: Sequence) -> bool:
+    p = sequence.params
+    return bool(p.logit_bias or p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1)
