@@ -6,6 +6,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 STREAM_MAXLEN = 10_000
 CANCELLATIONS = "cancellations"
+EVENTS_FIELD = "e"  # a stream entry of tokens: JSON list of TokenEvent
+ALIVE_FIELD = "alive"  # a heartbeat entry: JSON list of generation ids
 
 
 def token_stream(replica: str) -> str:
