@@ -81,9 +81,7 @@ class FineTuningSettings(BaseModel, frozen=True):
 class Settings(BaseSettings):
     """Environment `GPTSTORE_DATABASE_URL`, `GPTSTORE_API__PORT`, …; frozen once read."""
 
-    model_config = SettingsConfigDict(
-        env_prefix="GPTSTORE_", env_nested_delimiter="__", frozen=True, extra="ignore"
-    )
+    model_config = SettingsConfigDict(env_prefix="GPTSTORE_", env_nested_delimiter="__", frozen=True, extra="ignore")
 
     database_url: str = ""
     redis_url: str = ""

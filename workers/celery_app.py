@@ -60,9 +60,7 @@ def run_worker(app: Celery, kind: str, base: str = "") -> None:
 def bind_request_id(task: object = None, task_id: str = "", **_: object) -> None:
     """Log lines of a task carry the id of the request that asked for it."""
     request = getattr(task, "request", None)
-    header = getattr(request, "x_request_id", None) or (getattr(request, "headers", None) or {}).get(
-        "x_request_id", ""
-    )
+    header = getattr(request, "x_request_id", None) or (getattr(request, "headers", None) or {}).get("x_request_id", "")
     structlog.contextvars.bind_contextvars(request_id=header, task_id=task_id)
 
 

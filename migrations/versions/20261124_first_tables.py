@@ -134,9 +134,7 @@ def upgrade() -> None:
         sa.Column("status", sa.BigInteger(), nullable=False),
         sa.Column("body", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["account_id"], ["accounts.id"], name=op.f("fk_idempotency_records_account_id")
-        ),
+        sa.ForeignKeyConstraint(["account_id"], ["accounts.id"], name=op.f("fk_idempotency_records_account_id")),
         sa.PrimaryKeyConstraint("account_id", "key", name=op.f("pk_idempotency_records")),
     )
     op.create_table(
@@ -146,14 +144,10 @@ def upgrade() -> None:
         sa.Column("ledger_account", sa.Text(), nullable=False),
         sa.Column("amount_micros", sa.BigInteger(), nullable=False),
         sa.Column("balance_after", sa.BigInteger(), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["transfer_id"], ["ledger_transfers.id"], name=op.f("fk_ledger_postings_transfer_id")
-        ),
+        sa.ForeignKeyConstraint(["transfer_id"], ["ledger_transfers.id"], name=op.f("fk_ledger_postings_transfer_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_ledger_postings")),
     )
-    op.create_index(
-        "ix_ledger_postings_ledger_account_id", "ledger_postings", ["ledger_account", "id"], unique=False
-    )
+    op.create_index("ix_ledger_postings_ledger_account_id", "ledger_postings", ["ledger_account", "id"], unique=False)
     op.create_index(op.f("ix_ledger_postings_transfer_id"), "ledger_postings", ["transfer_id"], unique=False)
     op.create_table(
         "listings",
@@ -191,9 +185,7 @@ def upgrade() -> None:
         postgresql_using="gin",
         postgresql_ops={"search_text": "gin_trgm_ops"},
     )
-    op.create_index(
-        "ix_listings_search_vector", "listings", ["search_vector"], unique=False, postgresql_using="gin"
-    )
+    op.create_index("ix_listings_search_vector", "listings", ["search_vector"], unique=False, postgresql_using="gin")
     op.create_table(
         "memberships",
         sa.Column("user_id", sa.Text(), nullable=False),
@@ -264,9 +256,7 @@ def upgrade() -> None:
         sa.Column("file_id", sa.Text(), nullable=False),
         sa.Column("report", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["file_id"], ["files.id"], name=op.f("fk_dataset_reports_file_id"), ondelete="CASCADE"
-        ),
+        sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_dataset_reports_file_id"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("file_id", name=op.f("pk_dataset_reports")),
     )
     op.create_table(
@@ -303,9 +293,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(
             ["parent_variant_id"], ["variants.id"], name=op.f("fk_fine_tuning_jobs_parent_variant_id")
         ),
-        sa.ForeignKeyConstraint(
-            ["training_file_id"], ["files.id"], name=op.f("fk_fine_tuning_jobs_training_file_id")
-        ),
+        sa.ForeignKeyConstraint(["training_file_id"], ["files.id"], name=op.f("fk_fine_tuning_jobs_training_file_id")),
         sa.ForeignKeyConstraint(
             ["validation_file_id"], ["files.id"], name=op.f("fk_fine_tuning_jobs_validation_file_id")
         ),
@@ -347,9 +335,7 @@ def upgrade() -> None:
         sa.ForeignKeyConstraint(["api_key_id"], ["api_keys.id"], name=op.f("fk_generations_api_key_id")),
         sa.ForeignKeyConstraint(["base_id"], ["base_models.id"], name=op.f("fk_generations_base_id")),
         sa.ForeignKeyConstraint(["listing_id"], ["listings.id"], name=op.f("fk_generations_listing_id")),
-        sa.ForeignKeyConstraint(
-            ["seller_account_id"], ["accounts.id"], name=op.f("fk_generations_seller_account_id")
-        ),
+        sa.ForeignKeyConstraint(["seller_account_id"], ["accounts.id"], name=op.f("fk_generations_seller_account_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_generations")),
     )
     op.create_index("ix_generations_account_id_id", "generations", ["account_id", "id"], unique=False)
@@ -424,9 +410,7 @@ def upgrade() -> None:
             name=op.f("fk_fine_tuning_checkpoints_job_id"),
             ondelete="CASCADE",
         ),
-        sa.ForeignKeyConstraint(
-            ["variant_id"], ["variants.id"], name=op.f("fk_fine_tuning_checkpoints_variant_id")
-        ),
+        sa.ForeignKeyConstraint(["variant_id"], ["variants.id"], name=op.f("fk_fine_tuning_checkpoints_variant_id")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_fine_tuning_checkpoints")),
     )
     op.create_index(

@@ -87,9 +87,7 @@ def replace_linears(model: nn.Module, step: StepSegments) -> dict[str, tuple[int
     return replaced
 
 
-def read_adapter(
-    folder: Path, shapes: dict[str, tuple[int, int]], dtype: torch.dtype, device: torch.device
-) -> Adapter:
+def read_adapter(folder: Path, shapes: dict[str, tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Adapter:
     """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
     config = json.loads((folder / "adapter_config.json").read_text())
     pairs = {}

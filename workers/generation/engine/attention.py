@@ -88,9 +88,7 @@ def paged_attention(
     output = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
     for prefill in step.prefills:
         rows = slice(prefill.begin, prefill.end)
-        output[rows] = _attend_prefill(
-            layer, prefill, query[:, :, rows], key[:, :, rows], value[:, :, rows], scale
-        )
+        output[rows] = _attend_prefill(layer, prefill, query[:, :, rows], key[:, :, rows], value[:, :, rows], scale)
     for bucket in step.decodes:
         output[bucket.rows] = _attend_decode(layer, bucket, query[0][:, bucket.rows].transpose(0, 1), scale)
     return output.unsqueeze(0), None

@@ -54,9 +54,7 @@ class TorchEngine:
     ) -> None:
         blocks = -(-options.kv_cache_tokens // options.block_size)
         self.bank = AdapterBank(options.adapter_memory_bytes)
-        self.scheduler = Scheduler(
-            BlockPool(blocks, options.block_size), options.max_batch, options.max_batch_tokens
-        )
+        self.scheduler = Scheduler(BlockPool(blocks, options.block_size), options.max_batch, options.max_batch_tokens)
         self.model_runner = ModelRunner(
             folder,
             self.bank,

@@ -60,9 +60,7 @@ class ModelRunner:
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         shape = (blocks, self.kv_heads, block_size, head_dim)
-        self._layers = [
-            attention.LayerCache(shape, self.dtype, self.device) for _ in range(config.num_hidden_layers)
-        ]
+        self._layers = [attention.LayerCache(shape, self.dtype, self.device) for _ in range(config.num_hidden_layers)]
 
     def read_adapter(self, folder: Path) -> Adapter:
         """Tensors of an adapter for this base; safe beside a running step."""
