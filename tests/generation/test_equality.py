@@ -1,0 +1,45 @@
+"""Greedy output equals transformers + PEFT in fp32, token for token."""
+
+from pathlib import Path
+
+from tests.generation.tiny import ask, prompts, reference, start_engine
+
+
+def test_alone_base_and_adapter_answer_as_transformers_does(family: Path) -> None:
+    engine = start_engine(family)
+    for number, ids in enumerate(prompts(5)):
+        adapter = None if number == 4 else f"a{number}"
+        assert ask(engine, ids, adapter).wait().ids() == reference(family, adapter, ids, 24)
+    engine.close()
+
+
+def test_a_mixed_batch_of_16_with_4_adapters_changes_nothing(family: Path) -> None:
+    engine = start_engine(family)
+    jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(16))]
+    answers = [ask(engine, ids, adapter) for ids, adapter in jobs]
+    got = [answer.wait().ids() for answer in answers]
+    engine.close()
+    assert got == [reference(family, adapter, ids, 24) for ids, adapter in jobs]
+    assert len({tuple(ids) for ids in got}) == 16
+
+
+def test_each_adapter_changes_the_answer(family: Path) -> None:
+    engine = start_engine(family)
+    ids = prompts(6)[5]
+    answers = [ask(engine, ids, adapter).wait().ids() for adapter in (None, "a0", "a1", "a2", "a3")]
+    engine.close()
+    assert len({tuple(answer) for answer in answers}) == 5
+
+
+def test_preempted_and_chunked_answers_are_the_same(family: Path) -> None:
+    jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(16))]
+    roomy = start_engine(family)
+    expected = [ask(roomy, ids, adapter).wait().ids() for ids, adapter in jobs]
+    roomy.close()
+    cramped = start_engine(family, kv_cache_tokens=256, max_batch_tokens=16, max_batch=16)
+    answers = [ask(cramped, ids, adapter) for ids, adapter in jobs]
+    got = [answer.wait().ids() for answer in answers]
+    assert got == expected
+    assert cramped.stats().preemptions > 0
+    assert cramped.stats().blocks_used == 0
+    cramped.close()

@@ -1,0 +1,82 @@
+"""The worker's background beats: calls reported alive, leases renewed, cancellations heard."""
+
+import json
+import threading
+from collections.abc import Callable
+
+import redis
+import structlog
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.billing import metering
+from app.database import transaction
+from app.inference.wire_events import ALIVE_FIELD, CANCELLATIONS, STREAM_MAXLEN, token_stream
+from app.settings import get_settings
+from workers.generation.calls import OpenCalls
+from workers.generation.token_stream import connect
+
+log = structlog.get_logger(__name__)
+
+ALIVE_PERIOD = 1.0
+LEASE_PERIOD = 5.0
+LONG_CALL = 10.0
+CANCEL_BLOCK_MS = 500
+
+
+class Pulse:
+    """Three daemon threads; losing Valkey or Postgres for a while only makes them try again."""
+
+    def __init__(self, calls: OpenCalls) -> None:
+        self._calls = calls
+        self._stopped = threading.Event()
+        self._lease = get_settings().generation.lease
+        self._valkey = connect(get_settings().redis_url)
+        self._last_cancel = self._newest_cancel()
+        beats: list[tuple[Callable[[], None], float]] = [
+            (self.report_alive, ALIVE_PERIOD),
+            (self.renew_leases, LEASE_PERIOD),
+            (self.hear_cancellations, 0.0),
+        ]
+        self._threads = [
+            threading.Thread(target=self._beat, args=beat, name=beat[0].__name__, daemon=True) for beat in beats
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def report_alive(self) -> None:
+        for replica, ids in self._calls.by_replica().items():
+            self._valkey.xadd(
+                token_stream(replica), {ALIVE_FIELD: json.dumps(ids)}, maxlen=STREAM_MAXLEN, approximate=True
+            )
+
+    def renew_leases(self) -> None:
+        """One UPDATE for all long calls; short ones end within their first lease."""
+        if ids := self._calls.older_than(LONG_CALL):
+            with transaction() as tx:
+                metering.renew_leases(tx, ids, self._lease)
+
+    def hear_cancellations(self) -> None:
+        heard = self._valkey.xread({CANCELLATIONS: self._last_cancel}, block=CANCEL_BLOCK_MS)
+        for _, entries in heard or []:
+            for entry_id, fields in entries:
+                self._last_cancel = entry_id
+                for generation_id in fields.values():
+                    self._calls.cancel(generation_id.decode())
+
+    def close(self) -> None:
+        self._stopped.set()
+        for thread in self._threads:
+            thread.join()
+        self._valkey.close()
+
+    def _newest_cancel(self) -> bytes:
+        newest = self._valkey.xrevrange(CANCELLATIONS, count=1)
+        return newest[0][0] if newest else b"0-0"
+
+    def _beat(self, action: Callable[[], None], period: float) -> None:
+        while not self._stopped.wait(period):
+            try:
+                action()
+            except (redis.RedisError, SQLAlchemyError) as error:
+                log.warning("pulse_missed", beat=action.__name__, error=str(error))
+                self._stopped.wait(1.0)
