@@ -1,0 +1,78 @@
+"""API keys: `gpts_<prefix>_<secret>`. The secret is shown once; its hash is stored and found by the prefix."""
+
+import hashlib
+import hmac
+import secrets
+from datetime import datetime
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from app.accounts.tables import ApiKey
+from app.database import utc_now
+from app.errors import NotFound
+from app.ids import ALPHABET
+
+PREFIX_LENGTH = 12
+SECRET_BYTES = 32
+
+
+def create_key(
+    tx: Session,
+    account_id: str,
+    name: str,
+    scopes: list[str],
+    expires_at: datetime | None = None,
+    budget_micros: int | None = None,
+) -> tuple[ApiKey, str]:
+    """The row and the whole key, which nobody can read again."""
+    prefix = "".join(secrets.choice(ALPHABET) for _ in range(PREFIX_LENGTH))
+    whole = f"gpts_{prefix}_{secrets.token_urlsafe(SECRET_BYTES)}"
+    key = ApiKey(
+        account_id=account_id,
+        name=name,
+        prefix=prefix,
+        secret_hash=fingerprint(whole),
+        scopes=scopes,
+        expires_at=expires_at,
+        budget_micros=budget_micros,
+    )
+    tx.add(key)
+    tx.flush()
+    return key, whole
+
+
+def fingerprint(secret: str) -> str:
+    """SHA-256 is enough: the secret has 256 random bits, so there is nothing to guess."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def find_key(tx: Session, whole: str) -> ApiKey | None:
+    """The live key with this secret, compared in constant time; None when unknown, revoked or expired."""
+    parts = whole.split("_", 2)
+    if len(parts) != 3 or parts[0] != "gpts" or not whole.isascii():
+        return None
+    key = tx.scalar(select(ApiKey).where(ApiKey.prefix == parts[1]))
+    if key is None or not hmac.compare_digest(key.secret_hash, fingerprint(whole)):
+        return None
+    expired = key.expires_at is not None and key.expires_at <= utc_now()
+    return None if key.revoked_at or expired else key
+
+
+def list_keys(tx: Session, account_id: str) -> list[ApiKey]:
+    return list(
+        tx.scalars(
+            select(ApiKey)
+            .where(ApiKey.account_id == account_id, ApiKey.revoked_at.is_(None))
+            .order_by(ApiKey.id.desc())
+        )
+    )
+
+
+def revoke_key(tx: Session, account_id: str, key_id: str) -> ApiKey:
+    """From the commit on, the key opens nothing."""
+    key = tx.get(ApiKey, key_id)
+    if key is None or key.account_id != account_id:
+        raise NotFound("No such API key.")
+    key.revoked_at = key.revoked_at or utc_now()
+    return key
