@@ -1,5 +1,7 @@
 """The scheduler's promises, on random arrivals, cancels and cache sizes: no leak, no starvation, budget kept."""
 
+from itertools import pairwise
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +61,7 @@ def check_batch(scheduler: Scheduler, members: list[Sequence], tokens: int) -> N
     assert tokens <= scheduler.max_batch_tokens
     assert len(members) == len(set(map(id, members))) <= scheduler.max_batch
     adapters = [sequence.adapter for sequence in members]
-    changes = sum(before != after for before, after in zip(adapters, adapters[1:], strict=False))
+    changes = sum(before != after for before, after in pairwise(adapters))
     assert changes <= max(len(set(adapters)) - 1, 0)
     owned = [block for sequence in scheduler.running for block in sequence.blocks]
     assert len(owned) == len(set(owned)) == scheduler.cache.used

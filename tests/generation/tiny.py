@@ -99,7 +99,7 @@ def reference(root: Path, adapter: str | None, ids: list[int], new: int) -> list
         eos_token_id=None,
         pad_token_id=0,
     )
-    return answer[0, len(ids) :].tolist()
+    return [int(token) for token in answer[0, len(ids) :]]
 
 
 def start_engine(root: Path, **changes: int | str) -> TorchEngine:

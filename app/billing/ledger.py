@@ -1,0 +1,123 @@
+"""The double-entry ledger: money only moves by a transfer whose postings sum to 0, and nothing is ever rewritten."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, bindparam, func, select, text
+from sqlalchemy.orm import Session
+
+from app.billing.tables import LedgerPosting, LedgerTransfer
+from app.errors import InsufficientFunds
+
+REVENUE = "platform:revenue"
+PROMOTIONS = "platform:promotions"
+
+
+def available(account_id: str) -> str:
+    """The ledger account of what a wallet can spend."""
+    return f"wallet:{account_id}:available"
+
+
+def held(account_id: str) -> str:
+    """The ledger account of what a wallet has set aside for calls and jobs under way."""
+    return f"wallet:{account_id}:held"
+
+
+def seller(account_id: str) -> str:
+    """The ledger account of what the store owes a seller. It may go negative after a clawback."""
+    return f"seller:{account_id}"
+
+
+def clearing(gateway: str) -> str:
+    """The ledger account of money on its way through a payment gateway."""
+    return f"clearing:{gateway}"
+
+
+@dataclass(frozen=True)
+class Posting:
+    """One line: signed micros on a ledger account."""
+
+    ledger_account: str
+    amount_micros: int
+
+
+# One conditional UPDATE per wallet: no row comes back when either balance would fall below 0.
+MOVE = text(
+    "UPDATE wallets SET available_micros = available_micros + :available, held_micros = held_micros + :held "
+    "WHERE account_id = :account AND available_micros + :available >= 0 AND held_micros + :held >= 0 "
+    "RETURNING available_micros, held_micros"
+).bindparams(bindparam("available", type_=BigInteger), bindparam("held", type_=BigInteger))
+
+
+def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> LedgerTransfer:
+    """Record a transfer and move the wallets it touches, all or nothing.
+
+    `postings` must sum to 0 (a trigger refuses the commit otherwise). Raises InsufficientFunds when a wallet lacks
+    the money.
+    """
+    balances = move_wallets(tx, postings)
+    transfer = LedgerTransfer(kind=kind, reference=reference)
+    tx.add(transfer)
+    tx.flush()
+    tx.add_all(
+        LedgerPosting(
+            transfer_id=transfer.id,
+            ledger_account=posting.ledger_account,
+            amount_micros=posting.amount_micros,
+            balance_after=balances.get(posting.ledger_account),
+        )
+        for posting in postings
+        if posting.amount_micros
+    )
+    tx.flush()
+    return transfer
+
+
+def move_wallets(tx: Session, postings: Sequence[Posting]) -> dict[str, int]:
+    """New balances by ledger account. Wallets are locked in id order, so two transfers never deadlock."""
+    changes: dict[str, dict[str, int]] = {}
+    for posting in postings:
+        kind, _, rest = posting.ledger_account.partition(":")
+        if kind == "wallet":
+            account, _, side = rest.partition(":")
+            sides = changes.setdefault(account, {"available": 0, "held": 0})
+            sides[side] += posting.amount_micros
+    balances = {}
+    for account in sorted(changes):
+        row = tx.execute(MOVE, {"account": account, **changes[account]}).one_or_none()
+        if row is None:
+            raise InsufficientFunds("The wallet does not hold enough; top it up.")
+        balances[available(account)], balances[held(account)] = row.available_micros, row.held_micros
+    return balances
+
+
+def balance(tx: Session, ledger_account: str) -> int:
+    """The sum of an account's postings, in micros."""
+    total = select(func.coalesce(func.sum(LedgerPosting.amount_micros), 0))
+    return int(tx.scalar(total.where(LedgerPosting.ledger_account == ledger_account)) or 0)
+
+
+VERIFY = {
+    "transfer does not sum to 0": (
+        "SELECT transfer_id FROM ledger_postings GROUP BY transfer_id HAVING sum(amount_micros) <> 0"
+    ),
+    "wallet differs from its postings": (
+        "SELECT account_id FROM wallets w WHERE available_micros <> (SELECT coalesce(sum(amount_micros), 0) "
+        "FROM ledger_postings WHERE ledger_account = 'wallet:' || w.account_id || ':available') "
+        "OR held_micros <> (SELECT coalesce(sum(amount_micros), 0) "
+        "FROM ledger_postings WHERE ledger_account = 'wallet:' || w.account_id || ':held')"
+    ),
+    "hold differs from the open calls and jobs": (
+        "SELECT account_id FROM wallets w WHERE held_micros <> "
+        "(SELECT coalesce(sum(held_micros), 0) FROM generations WHERE account_id = w.account_id AND state = 'held') "
+        "+ (SELECT coalesce(sum(held_micros), 0) FROM fine_tuning_jobs WHERE account_id = w.account_id "
+        "AND status IN ('validating_files', 'queued', 'running', 'paused'))"
+    ),
+    "wallet below 0": "SELECT account_id FROM wallets WHERE available_micros < 0 OR held_micros < 0",
+}
+
+
+def verify(tx: Session) -> list[str]:
+    """Every broken promise of the ledger, as sentences; an empty list is a sound ledger. Reads one snapshot."""
+    tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
+    return [f"{promise}: {row[0]}" for promise, query in VERIFY.items() for row in tx.execute(text(query))]
