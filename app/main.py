@@ -5,11 +5,13 @@ from fastapi import FastAPI
 import app.tables  # noqa: F401 (every table, before the first query)
 from app.accounts import routes as accounts
 from app.error_responses import install_error_responses
+from app.files import routes as files
 from app.onboarding import routes as onboarding
 from app.request_guard import RequestGuard
 from app.settings import get_settings
+from app.variants import routes as variants
 
-ROUTERS = [onboarding.router, accounts.router]
+ROUTERS = [onboarding.router, accounts.router, variants.router, files.router]
 
 
 def create_app() -> FastAPI:

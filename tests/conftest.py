@@ -102,3 +102,31 @@ def signed_up(services: Services) -> Callable[..., Signed]:
         return Signed(joined.account.id, handle, joined.user.email, joined.secret)
 
     return new
+
+
+@dataclass(frozen=True)
+class Base:
+    """A base imported into this run's store; `source` is the folder it came from."""
+
+    id: str
+    digest: str
+    source: Path
+
+
+@pytest.fixture(scope="session")
+def base(services: Services, tmp_path_factory: pytest.TempPathFactory) -> Base:
+    """The tiny base, imported by the real import (a child process converts it)."""
+    from app.database import transaction
+    from app.variants.bases import find_base, start_import
+    from tests.tiny_base import tiny_base
+    from workers.model_import.task import run_import
+
+    source = tiny_base(tmp_path_factory.mktemp("tiny-base"))
+    with transaction() as tx:
+        start_import(tx, "tiny-llama", str(source))
+    run_import("tiny-llama", str(source))
+    with transaction() as tx:
+        row = find_base(tx, "tiny-llama")
+    assert row.status == "ready", row.status_details
+    assert row.digest is not None
+    return Base(row.id, row.digest, source)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from httpx import Response
+from httpx2 import Response
 from starlette.testclient import TestClient
 
 from tests.conftest import Signed
