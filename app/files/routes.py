@@ -1,0 +1,100 @@
+"""/v1/files: upload, list, read, delete, content, validation report."""
+
+from collections.abc import Iterator
+from typing import Annotated, BinaryIO, Literal
+from urllib.parse import quote
+
+from anyio import to_thread
+from fastapi import APIRouter, BackgroundTasks, Depends, Query, Request
+from starlette.responses import StreamingResponse
+
+from app.accounts.authenticate import Caller
+from app.database import transaction
+from app.dependencies import Transaction, identify, requires
+from app.files.delete import delete_file, remove_bytes
+from app.files.find import find_file, find_report, list_files
+from app.files.rules import FINE_TUNE, check_training_structure
+from app.files.schemas import FileDeleted, FileOut, ReportOut
+from app.files.upload import CHUNK, check_disk, save_file, uploads
+from app.files.upload_form import OPENAPI_BODY, UploadForm, check_form, read_form
+from app.wire import Page, check_cursor, page_of
+
+router = APIRouter(prefix="/v1/files", tags=["files"])
+Owner = Annotated[Caller, Depends(requires("files"))]
+
+
+def uploader(request: Request) -> Caller:
+    """The caller, found in a short transaction: an upload may take minutes and holds no connection meanwhile."""
+    with transaction() as tx:
+        caller = identify(tx, request)
+    caller.require("files")
+    check_disk(int(request.headers.get("content-length", "0")))
+    return caller
+
+
+@router.post("", openapi_extra=OPENAPI_BODY)
+async def create_file(request: Request, caller: Annotated[Caller, Depends(uploader)]) -> FileOut:
+    form = await read_form(request)
+    try:
+        return await to_thread.run_sync(take_in, caller, check_form(form))
+    finally:
+        await form.close()
+
+
+def take_in(caller: Caller, form: UploadForm) -> FileOut:
+    if form.purpose == FINE_TUNE:
+        check_training_structure(form.stream)
+    form.stream.seek(0)
+    with transaction() as tx:
+        return FileOut.of(save_file(tx, caller.account_id, form.stream, form.filename, form.purpose, form.lifetime))
+
+
+@router.get("")
+def read_files(
+    tx: Transaction,
+    caller: Owner,
+    purpose: str | None = None,
+    after: str | None = None,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 100,
+    order: Literal["asc", "desc"] = "desc",
+) -> Page[FileOut]:
+    cursor = check_cursor(after, "file")
+    files = list_files(tx, caller.account_id, purpose, cursor, limit, order == "desc")
+    return page_of([FileOut.of(file) for file in files], [file.id for file in files], limit)
+
+
+@router.get("/{file_id}")
+def read_file(file_id: str, tx: Transaction, caller: Owner) -> FileOut:
+    return FileOut.of(find_file(tx, caller.account_id, file_id))
+
+
+@router.delete("/{file_id}")
+def remove_file(file_id: str, tx: Transaction, caller: Owner, after_commit: BackgroundTasks) -> FileDeleted:
+    file = delete_file(tx, caller.account_id, file_id)
+    after_commit.add_task(remove_bytes, file.digest)
+    return FileDeleted(id=file.id)
+
+
+@router.get("/{file_id}/content")
+def read_content(file_id: str, tx: Transaction, caller: Owner) -> StreamingResponse:
+    file = find_file(tx, caller.account_id, file_id)
+    headers = {
+        "content-length": str(file.bytes),
+        "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(
+        pieces(uploads().open(file.digest)), headers=headers, media_type="application/octet-stream"
+    )
+
+
+def pieces(stream: BinaryIO) -> Iterator[bytes]:
+    with stream:
+        while piece := stream.read(CHUNK):
+            yield piece
+
+
+@router.get("/{file_id}/report")
+def read_report(file_id: str, tx: Transaction, caller: Owner) -> ReportOut:
+    file = find_file(tx, caller.account_id, file_id)
+    return ReportOut.of(file, find_report(tx, file.id))
