@@ -1,7 +1,7 @@
 """/v1/files: upload, list, read, delete, content, validation report."""
 
 from collections.abc import Iterator
-from typing import Annotated, BinaryIO, Literal
+from typing import IO, Annotated, Literal
 from urllib.parse import quote
 
 from anyio import to_thread
@@ -44,7 +44,6 @@ async def create_file(request: Request, caller: Annotated[Caller, Depends(upload
 def take_in(caller: Caller, form: UploadForm) -> FileOut:
     if form.purpose == FINE_TUNE:
         check_training_structure(form.stream)
-    form.stream.seek(0)
     with transaction() as tx:
         return FileOut.of(save_file(tx, caller.account_id, form.stream, form.filename, form.purpose, form.lifetime))
 
@@ -88,7 +87,7 @@ def read_content(file_id: str, tx: Transaction, caller: Owner) -> StreamingRespo
     )
 
 
-def pieces(stream: BinaryIO) -> Iterator[bytes]:
+def pieces(stream: IO[bytes]) -> Iterator[bytes]:
     with stream:
         while piece := stream.read(CHUNK):
             yield piece

@@ -1,0 +1,160 @@
+"""LoRA (arXiv 2106.09685) on every linear of a frozen base, written so that a step is little more than its GEMMs.
+
+PEFT's layers compute the same; on a CPU half of their time goes to casts and to adding whole activations. Here the
+low-rank product is added in place, all factors live in one fp32 vector, and files are exactly PEFT's.
+"""
+
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.functional import linear
+from transformers.pytorch_utils import Conv1D
+
+PREFIX = "base_model.model."
+ALPHA = 16
+
+
+class LowRankProduct(Function):
+    """y = x Wᵀ + scale · (x Aᵀ) Bᵀ, with gradients for x, A and B only. x: [tokens, in]."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
+        a, b = a.to(x.dtype), b.to(x.dtype)
+        down = x @ a.t()
+        ctx.save_for_backward(x, weight, a, b, down)
+        ctx.scale = scale
+        return linear(x, weight, bias).addmm_(down, b.t(), alpha=scale)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
+        x, weight, a, b, down = ctx.saved_tensors
+        gradient = gradients[0]
+        up = (gradient @ b).mul_(ctx.scale)
+        input_gradient = torch.mm(gradient, weight).addmm_(up, a) if ctx.needs_input_grad[0] else None
+        a_gradient = (up.t() @ x).float()
+        b_gradient = (gradient.t() @ down).float().mul_(ctx.scale)
+        return input_gradient, None, None, a_gradient, b_gradient, None
+
+
+class LoraLinear(nn.Module):
+    """Replaces `nn.Linear` and GPT-2's `Conv1D`; `a`: [rank, in] and `b`: [out, rank] are fp32 views of one vector."""
+
+    a: nn.Parameter
+    b: nn.Parameter
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, scale: float) -> None:
+        super().__init__()
+        self.weight = nn.Buffer(weight, persistent=False)
+        self.bias = None if bias is None else nn.Buffer(bias, persistent=False)
+        self.scale = scale
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])
+        product = LowRankProduct.apply(flat, self.weight, self.bias, self.a, self.b, self.scale)
+        return product.view(*hidden.shape[:-1], -1)
+
+
+class Adapter:
+    """The trainable part of a model: `weights` and `gradients` are flat fp32 vectors, viewed by every LoraLinear."""
+
+    def __init__(self, model: nn.Module, rank: int, alpha: float, scale: float, wanted: Callable[[str], bool]) -> None:
+        self.rank, self.alpha = rank, alpha
+        self.conv1d = False
+        self.layers = self._replace(model, scale, wanted)
+        shapes = [shape for layer in self.layers.values() for shape in factor_shapes(layer, rank)]
+        total = sum(math.prod(shape) for shape in shapes)
+        device = next(iter(self.layers.values())).weight.device
+        self.weights = torch.zeros(total, device=device)
+        self.gradients = torch.zeros(total, device=device)
+        begin = 0
+        for layer in self.layers.values():
+            for name, shape in zip("ab", factor_shapes(layer, rank), strict=True):
+                end = begin + math.prod(shape)
+                factor = nn.Parameter(self.weights[begin:end].view(shape))
+                factor.grad = self.gradients[begin:end].view(shape)
+                setattr(layer, name, factor)
+                begin = end
+
+    def _replace(self, model: nn.Module, scale: float, wanted: Callable[[str], bool]) -> dict[str, LoraLinear]:
+        head = model.get_output_embeddings()  # type: ignore[operator]
+        layers = {}
+        for name, module in list(model.named_modules()):
+            if not isinstance(module, nn.Linear | Conv1D) or module is head or not wanted(name):
+                continue
+            transposed = isinstance(module, Conv1D)
+            self.conv1d |= transposed
+            weight = module.weight.detach().t().contiguous() if transposed else module.weight.detach()
+            bias = None if module.bias is None else module.bias.detach()
+            layers[name] = LoraLinear(weight, bias, scale)
+            parent, _, child = name.rpartition(".")
+            setattr(model.get_submodule(parent), child, layers[name])
+        return layers
+
+    def initialise(self, seed: int) -> None:
+        """A uniform as PEFT's default (Kaiming, √5), B zero: at step 0 the model is its base."""
+        generator = torch.Generator().manual_seed(seed)
+        for layer in self.layers.values():
+            bound = 1 / math.sqrt(layer.a.shape[1])
+            layer.a.data.copy_(torch.rand(layer.a.shape, generator=generator).mul_(2 * bound).sub_(bound))
+
+    def load(self, folder: Path) -> None:
+        """Go on from a plain PEFT folder whose targets this adapter has."""
+        tensors = load_file(folder / "adapter_model.safetensors")
+        for name, layer in self.layers.items():
+            layer.a.data.copy_(tensors[f"{PREFIX}{name}.lora_A.weight"])
+            layer.b.data.copy_(tensors[f"{PREFIX}{name}.lora_B.weight"])
+
+    def save(self, folder: Path, rslora: bool = False) -> None:
+        """Write adapter_model.safetensors and adapter_config.json as PEFT does, the base's name left out."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {}
+        for name, layer in self.layers.items():
+            tensors[f"{PREFIX}{name}.lora_A.weight"] = layer.a.detach().cpu().clone()
+            tensors[f"{PREFIX}{name}.lora_B.weight"] = layer.b.detach().cpu().clone()
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        config = {
+            "peft_type": "LORA",
+            "task_type": "CAUSAL_LM",
+            "base_model_name_or_path": "",
+            "r": self.rank,
+            "lora_alpha": self.alpha,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "use_rslora": rslora,
+            "fan_in_fan_out": self.conv1d,
+            "inference_mode": True,
+            "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
+        }
+        (folder / "adapter_config.json").write_text(json.dumps(config, indent=1, sort_keys=True))
+
+
+def factor_shapes(layer: LoraLinear, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    out, inner = layer.weight.shape
+    return (rank, inner), (out, rank)
+
+
+def new_adapter(model: nn.Module, rank: int, seed: int) -> Adapter:
+    """Fresh factors on every linear but the output head."""
+    adapter = Adapter(model, rank, ALPHA, ALPHA / rank, lambda name: True)
+    adapter.initialise(seed)
+    return adapter
+
+
+def adapter_from(model: nn.Module, folder: Path) -> tuple[Adapter, bool]:
+    """The adapter of a PEFT folder, trainable again, and whether it is rank-stabilised."""
+    config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    rank, alpha, rslora = int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora"))
+    names = {
+        key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in load_file(folder / "adapter_model.safetensors")
+    }
+    scale = alpha / (math.sqrt(rank) if rslora else rank)
+    adapter = Adapter(model, rank, config["lora_alpha"], scale, names.__contains__)
+    adapter.load(folder)
+    return adapter, rslora

@@ -1,0 +1,138 @@
+"""Sequences end to end in one row, no padding in any linear; attention alone lays them side by side.
+
+There the sequences are padded on the right to the longest of the pack: causal attention never looks right, so
+no mask is needed and the padding changes nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+
+NAME = "gptstore_packed"
+
+
+@dataclass(frozen=True)
+class Pack:
+    """`ids`, `positions`: [1, tokens]. `labels`: the next token where it is a target; `targets`: those places.
+
+    `shape`: (sequences, longest). `spread[i]`: the pack's row for place i of the padded layout; `places`: back again.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    targets: Tensor
+    labels: Tensor
+    shape: tuple[int, int]
+    spread: Tensor
+    places: Tensor
+
+
+def pack(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device) -> Pack:
+    """`rows`: token ids with their loss mask, as the renderer gives them."""
+    ids: list[int] = []
+    positions: list[int] = []
+    targets: list[int] = []
+    labels: list[int] = []
+    places: list[int] = []
+    longest = max(len(row) for row, _ in rows)
+    spread = torch.zeros(len(rows) * longest, dtype=torch.long)
+    for number, (row, mask) in enumerate(rows):
+        begin = len(ids)
+        spread[number * longest : number * longest + len(row)] = torch.arange(begin, begin + len(row))
+        places += range(number * longest, number * longest + len(row))
+        targets += [begin + at - 1 for at in range(1, len(row)) if mask[at]]
+        labels += [row[at] for at in range(1, len(row)) if mask[at]]
+        ids += row
+        positions += range(len(row))
+
+    def tensor(values: list[int]) -> Tensor:
+        return torch.tensor(values, dtype=torch.long, device=device)
+
+    return Pack(
+        tensor(ids)[None],
+        tensor(positions)[None],
+        tensor(targets),
+        tensor(labels),
+        (len(rows), longest),
+        spread.to(device),
+        tensor(places),
+    )
+
+
+class Spread(Function):
+    """Packed rows → padded layout. Padding repeats row 0 and gives no gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, spread: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        return rows.index_select(0, spread)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        (places,) = ctx.saved_tensors
+        return gradients[0].index_select(0, places), None, None
+
+
+class Gather(Function):
+    """Padded layout → packed rows."""
+
+    @staticmethod
+    def forward(ctx: Any, padded: Tensor, places: Tensor) -> Tensor:
+        ctx.save_for_backward(places)
+        ctx.size = padded.shape[0]
+        return padded.index_select(0, places)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (places,) = ctx.saved_tensors
+        padded = gradients[0].new_zeros((ctx.size, *gradients[0].shape[1:]))
+        return padded.index_copy_(0, places, gradients[0]), None
+
+
+def packed_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    pack: Pack,
+    sliding_window: int | None = None,
+    **_: object,
+) -> tuple[Tensor, None]:
+    """query: [1, heads, tokens, head_dim] → [1, tokens, heads, head_dim]."""
+    sequences, longest = pack.shape
+    groups = query.shape[1] // key.shape[1]
+
+    def side_by_side(packed: Tensor) -> Tensor:
+        rows = packed[0].transpose(0, 1)
+        if sequences > 1:
+            rows = Spread.apply(rows, pack.spread, pack.places)
+        return rows.view(sequences, longest, *rows.shape[1:]).transpose(1, 2)
+
+    queries, keys, values = side_by_side(query), side_by_side(key), side_by_side(value)
+    if groups > 1:
+        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
+    mask = None
+    if sliding_window is not None and longest > sliding_window:
+        at = torch.arange(longest, device=query.device)
+        distance = at[:, None] - at[None, :]
+        mask = (distance >= 0) & (distance < sliding_window)
+    output = scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
+    ).transpose(1, 2)
+    rows = output.reshape(sequences * longest, *output.shape[2:])
+    if sequences > 1:
+        rows = Gather.apply(rows, pack.places)
+    return rows.unsqueeze(0), None
+
+
+AttentionInterface.register(NAME, packed_attention)

@@ -1,0 +1,45 @@
+"""What passes between the task and its child process: one JSON spec in, JSON lines out. Imports no torch."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+CANCEL = "cancel"
+STOP = "stop"
+
+
+class JobSpec(BaseModel):
+    """One training run. Paths are local; `seconds_between_checkpoints` 0 means after each step.
+
+    `parent`: the folder of an adapter to go on from; its rank and targets then hold.
+    """
+
+    base: str
+    parent: str | None = None
+    training: str
+    validation: str | None = None
+    work: str
+    seed: int
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    rank: int
+    context_length: int
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int = 0
+    nice: int = 0
+    seconds_between_checkpoints: float = 10.0
+
+
+class Report(BaseModel):
+    """One line of the child's output.
+
+    `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens,
+    seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `saved`: a checkpoint is on
+    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens. `stopped`: as asked.
+    `refused`: code, message.
+    """
+
+    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused"]
+    data: dict[str, Any] = {}
