@@ -5,6 +5,7 @@ import app.billing.tables
 import app.catalog.tables
 import app.files.tables
 import app.fine_tuning.tables
+import app.idempotency
 import app.reviews.tables
 import app.variants.tables  # noqa: F401
 from app.database import Base

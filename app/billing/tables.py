@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, Index, LargeBinary, UniqueConstraint
+from sqlalchemy import CheckConstraint, ForeignKey, Index, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.database import Base, utc_now
@@ -115,16 +115,4 @@ class Generation(Base):
     completion_tokens: Mapped[int | None]
     lease_expires_at: Mapped[datetime]
     finished_at: Mapped[datetime | None]
-    created_at: Mapped[datetime] = mapped_column(default=utc_now)
-
-
-class IdempotencyRecord(Base):
-    """The 2xx answer of a money request, stored in its effect's own transaction and replayed byte for byte."""
-
-    __tablename__ = "idempotency_records"
-    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
-    key: Mapped[str] = mapped_column(primary_key=True)
-    request_hash: Mapped[str]
-    status: Mapped[int]
-    body: Mapped[bytes] = mapped_column(LargeBinary)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)

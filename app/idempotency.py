@@ -1,0 +1,74 @@
+"""`Idempotency-Key`: one effect per key, however often and however simultaneously the request is sent.
+
+The answer of a success is stored in the effect's own transaction and replayed byte for byte for 24 hours. Refusals
+are not stored: the next try is evaluated again.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+from fastapi import Request
+from pydantic import BaseModel
+from sqlalchemy import ForeignKey, LargeBinary, func, select, text
+from sqlalchemy.orm import Mapped, Session, mapped_column
+from starlette.responses import Response
+
+from app.accounts.authenticate import Caller
+from app.database import Base, utc_now
+from app.errors import IdempotencyInProgress, IdempotencyKeyReused, InvalidValue
+
+HEADER = "idempotency-key"
+MAX_KEY_LENGTH = 255
+LIFETIME = timedelta(hours=24)
+
+
+class IdempotencyRecord(Base):
+    """The 2xx answer of a request, stored in its effect's own transaction."""
+
+    __tablename__ = "idempotency_records"
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), primary_key=True)
+    key: Mapped[str] = mapped_column(primary_key=True)
+    request_hash: Mapped[str]
+    status: Mapped[int]
+    body: Mapped[bytes] = mapped_column(LargeBinary)
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+def idempotent(
+    tx: Session, request: Request, caller: Caller, body: BaseModel, status: int, effect: Callable[[], BaseModel]
+) -> Response:
+    """Run `effect` once per (account, key) and answer `status` with its result, or replay the first answer.
+
+    Without the header the effect simply runs. Raises IdempotencyInProgress (409), IdempotencyKeyReused (422).
+    """
+    key = request.headers.get(HEADER)
+    if key is None:
+        return json_response(effect().model_dump_json().encode(), status)
+    if not 0 < len(key) <= MAX_KEY_LENGTH:
+        raise InvalidValue(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters.", param="Idempotency-Key")
+    lock = select(func.pg_try_advisory_xact_lock(func.hashtextextended(f"{caller.account_id} {key}", text("0"))))
+    if not tx.scalar(lock):
+        raise IdempotencyInProgress("A request with this Idempotency-Key is under way.", retry_after=1)
+    wanted = request_hash(request, body)
+    record = tx.get(IdempotencyRecord, (caller.account_id, key))
+    if record is not None and record.created_at > utc_now() - LIFETIME:
+        if record.request_hash != wanted:
+            raise IdempotencyKeyReused("This Idempotency-Key was used with another request.")
+        return json_response(record.body, record.status, {"idempotency-replayed": "true"})
+    if record is not None:
+        tx.delete(record)
+        tx.flush()
+    answer = effect().model_dump_json().encode()
+    tx.add(IdempotencyRecord(account_id=caller.account_id, key=key, request_hash=wanted, status=status, body=answer))
+    return json_response(answer, status)
+
+
+def request_hash(request: Request, body: BaseModel) -> str:
+    """Method, path and meaning of the body: the order of members and blanks between them do not matter."""
+    parts = f"{request.method} {request.url.path} {body.model_dump_json()}"
+    return hashlib.sha256(parts.encode()).hexdigest()
+
+
+def json_response(body: bytes, status: int, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, status, headers, "application/json")
