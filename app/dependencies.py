@@ -70,6 +70,16 @@ def current_caller(tx: Transaction, request: Request) -> Caller:
 CurrentCaller = Annotated[Caller, Depends(current_caller)]
 
 
+def current_viewer(tx: Transaction, request: Request) -> Caller | None:
+    """None for a visitor; a key or session that is sent must still be good."""
+    if "authorization" in request.headers or SESSION_COOKIE in request.cookies:
+        return identify(tx, request)
+    return None
+
+
+Viewer = Annotated[Caller | None, Depends(current_viewer)]
+
+
 def requires(scope: str) -> Callable[[Caller], Caller]:
     """A dependency that gives the caller, refusing keys without `scope`."""
 

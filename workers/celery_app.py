@@ -4,11 +4,14 @@ The pool is `threads`: one process, so a GPU is initialised once and an engine i
 SIGTERM is a warm shutdown: running tasks finish, reserved ones go back to their queue.
 """
 
+import warnings
 from collections.abc import Sequence
 
 import structlog
 from celery import Celery, signals
+from celery.platforms import SecurityWarning
 
+from app.logs import configure_logs
 from app.tasks import configure_broker
 from workers.liveness import Liveness
 
@@ -36,6 +39,9 @@ def make_worker(queues: Sequence[str], concurrency: int = 4) -> Celery:
 def run_worker(app: Celery, kind: str, base: str = "") -> None:
     """Consume until SIGTERM. Prints `ready` once consuming; keeps this worker's liveness key meanwhile."""
     liveness = Liveness(kind, base)
+    # A container's only user is often root; the pool starts no shell and opens no pickle.
+    warnings.simplefilter("ignore", SecurityWarning)
+    configure_logs()
 
     def announce(**_: object) -> None:
         liveness.start()

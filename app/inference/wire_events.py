@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 STREAM_MAXLEN = 10_000
 CANCELLATIONS = "cancellations"
 EVENTS_FIELD = "e"  # a stream entry of tokens: JSON list of TokenEvent
+# What XREAD answers: (stream, [(entry id, fields)]); redis-py types it as anything.
+StreamEntries = list[tuple[bytes, list[tuple[bytes, dict[bytes, bytes]]]]]
 ALIVE_FIELD = "alive"  # a heartbeat entry: JSON list of generation ids
 
 

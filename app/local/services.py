@@ -66,10 +66,13 @@ def own_data_directory(data: Path) -> IO[str]:
     return handle
 
 
-def die_with_parent() -> None:
-    """Run in the child: on Linux, end when the supervisor ends, however it ended."""
+def die_with_parent(how: signal.Signals = signal.SIGTERM) -> None:
+    """Run in the child: on Linux, end by signal `how` when the supervisor ends, however it ended.
+
+    The kernel sends it when the spawning *thread* exits, so children are started from the main thread.
+    """
     if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, how)
 
 
 def socket_directory(data: Path, name: str) -> Path:
@@ -138,7 +141,7 @@ def start_postgres(data: Path, log: IO[bytes] | int = subprocess.DEVNULL) -> Ser
         stderr=log,
         stdin=subprocess.DEVNULL,
         cwd="/",
-        preexec_fn=die_with_parent,
+        preexec_fn=lambda: die_with_parent(signal.SIGINT),
         start_new_session=True,
         **as_user,
     )

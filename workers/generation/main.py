@@ -7,7 +7,6 @@ import os
 import time
 
 import structlog
-from models_registry.store import open_store
 from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.database import transaction
@@ -15,6 +14,7 @@ from app.inference.wire_events import GenerateTask
 from app.settings import Settings, get_settings
 from app.tasks import TaskName, generation_queue
 from app.variants.tables import BaseModel
+from models_registry.store import open_store
 from workers.celery_app import make_worker, run_worker
 
 log = structlog.get_logger(__name__)
@@ -49,7 +49,6 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     """Load the engine, then consume the base's queue."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     from models_registry.prompt import Renderer
-
     from workers.generation.calls import OpenCalls
     from workers.generation.check import check_version
     from workers.generation.engine.load import load_engine
@@ -88,3 +87,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
         pulse.close()
         engine.close()
         stream.close()
+
+
+if __name__ == "__main__":
+    main()

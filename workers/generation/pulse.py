@@ -3,6 +3,7 @@
 import json
 import threading
 from collections.abc import Callable
+from typing import cast
 
 import redis
 import structlog
@@ -10,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.billing import metering
 from app.database import transaction
-from app.inference.wire_events import ALIVE_FIELD, CANCELLATIONS, STREAM_MAXLEN, token_stream
+from app.inference.wire_events import ALIVE_FIELD, CANCELLATIONS, STREAM_MAXLEN, StreamEntries, token_stream
 from app.settings import get_settings
 from workers.generation.calls import OpenCalls
 from workers.generation.token_stream import connect
@@ -57,7 +58,7 @@ class Pulse:
 
     def hear_cancellations(self) -> None:
         heard = self._valkey.xread({CANCELLATIONS: self._last_cancel}, block=CANCEL_BLOCK_MS)
-        for _, entries in heard or []:
+        for _, entries in cast(StreamEntries, heard or []):
             for entry_id, fields in entries:
                 self._last_cancel = entry_id
                 for generation_id in fields.values():
@@ -70,7 +71,7 @@ class Pulse:
         self._valkey.close()
 
     def _newest_cancel(self) -> bytes:
-        newest = self._valkey.xrevrange(CANCELLATIONS, count=1)
+        newest = cast(list[tuple[bytes, dict[bytes, bytes]]], self._valkey.xrevrange(CANCELLATIONS, count=1))
         return newest[0][0] if newest else b"0-0"
 
     def _beat(self, action: Callable[[], None], period: float) -> None:

@@ -1,0 +1,1 @@
+"""Payment gateways: how money from outside reaches a wallet."""

@@ -1,0 +1,161 @@
+"""Browsing and searching: full text first, near misses by trigrams, filters, orders, cursors, facets."""
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal, select, tuple_
+from sqlalchemy.orm import Session
+
+from app.accounts.tables import Account
+from app.catalog.schemas import Facet, ListingOut, ListingPage
+from app.catalog.search_text import query_of
+from app.catalog.tables import Listing, ListingVersion, Price
+from app.database import utc_now
+from app.errors import InvalidCursor
+from app.settings import get_settings
+
+Sort = Literal["relevance", "trending", "newest", "rating", "price", "popular"]
+MILLION = 1_000_000
+# Below this share of common trigrams a word is another word, not a typo.
+LEAST_SIMILARITY = 0.5
+FACETS = {"category": Listing.category, "base_model": Listing.base_id, "license": Listing.license}
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is looked for. Every filter narrows; `price` is free (access and nothing else paid) or paid."""
+
+    q: str = ""
+    category: str | None = None
+    tag: str | None = None
+    base_model: str | None = None
+    license: str | None = None
+    price: Literal["free", "paid"] | None = None
+    handle: str | None = None
+    sort: Sort | None = None
+
+    @property
+    def order(self) -> Sort:
+        return self.sort or ("relevance" if self.q else "trending")
+
+
+def search(tx: Session, wanted: Search, limit: int, after: str | None) -> ListingPage:
+    """One page of listings on sale. Raises InvalidCursor."""
+    prices = prices_in_force()
+    matching = select(Listing.id).join(prices, prices.c.listing_id == Listing.id)
+    matching = matching.join(Account, Account.id == Listing.account_id).where(*conditions(wanted, prices))
+    key = sort_key(wanted, prices)
+    query = (
+        select(Listing, Account.handle, ListingVersion, Price, key)
+        .join(Account, Account.id == Listing.account_id)
+        .join(prices, prices.c.listing_id == Listing.id)
+        .join(Price, Price.id == prices.c.id)
+        .join(
+            ListingVersion,
+            (ListingVersion.listing_id == Listing.id) & (ListingVersion.number == Listing.published_version),
+        )
+        .where(*conditions(wanted, prices))
+    )
+    if after is not None:
+        value, last = read_cursor(after, wanted.order)
+        query = query.where(tuple_(key, Listing.id) < tuple_(literal(value, BigInteger), literal(last)))
+    rows = tx.execute(query.order_by(key.desc(), Listing.id.desc()).limit(limit + 1)).all()
+    shown = rows[:limit]
+    cursors = [write_cursor(wanted.order, int(row[4]), row[0].id) for row in shown]
+    return ListingPage(
+        data=[ListingOut.of(row[0], row[1], row[2], row[3], "published", False) for row in shown],
+        first_id=cursors[0] if cursors else None,
+        last_id=cursors[-1] if cursors else None,
+        has_more=len(rows) > limit,
+        total=tx.scalar(select(func.count()).select_from(matching.subquery())) or 0,
+        facets={name: facet(tx, column, matching) for name, column in FACETS.items()},
+    )
+
+
+def prices_in_force() -> Any:
+    """One row per listing: the price that a buyer would pay now."""
+    due = select(Price.listing_id, Price.id, Price.access_micros).where(Price.effective_at <= utc_now())
+    newest = due.distinct(Price.listing_id).order_by(Price.listing_id, Price.effective_at.desc(), Price.id.desc())
+    return newest.subquery()
+
+
+def conditions(wanted: Search, prices: Any) -> list[ColumnElement[bool]]:
+    found: list[ColumnElement[bool]] = [
+        Listing.visibility == "public",
+        Listing.published_version.is_not(None),
+        Listing.delisted_at.is_(None),
+    ]
+    if wanted.q.strip():
+        words = Listing.search_vector.op("@@", is_comparison=True)(query_of(wanted.q))
+        found.append(words | (similarity(wanted.q) >= LEAST_SIMILARITY))
+    for column, value in (
+        (Listing.category, wanted.category),
+        (Listing.base_id, wanted.base_model),
+        (Listing.license, wanted.license),
+        (Account.handle, wanted.handle),
+    ):
+        if value is not None:
+            found.append(column == value)
+    if wanted.tag is not None:
+        found.append(Listing.tags.contains([wanted.tag.lower()]))
+    if wanted.price is not None:
+        free = prices.c.access_micros == 0
+        found.append(free if wanted.price == "free" else ~free)
+    return found
+
+
+def similarity(q: str) -> ColumnElement[float]:
+    return func.word_similarity(q.lower(), Listing.search_text)
+
+
+def sort_key(wanted: Search, prices: Any) -> ColumnElement[int]:
+    """A whole number, highest first, so that a cursor can name a place exactly."""
+    rating = (Listing.rating_sum * MILLION) / func.greatest(Listing.rating_count, 1)
+    # As Reddit's "hot": ten times the sales weigh as much as a week; it does not depend on now.
+    hot = func.log(Listing.sales_count + 1) + func.extract("epoch", Listing.created_at) / (7 * 86_400)
+    if wanted.order == "relevance" and wanted.q.strip():
+        rank: ColumnElement[Any] = func.ts_rank_cd(Listing.search_vector, query_of(wanted.q)) + similarity(wanted.q)
+        return cast(rank * MILLION, BigInteger)
+    keys: dict[str, ColumnElement[Any]] = {
+        "newest": func.extract("epoch", Listing.created_at) * 1000,
+        "rating": rating,
+        "price": -prices.c.access_micros,
+        "popular": Listing.sales_count * 1,
+    }
+    return cast(keys.get(wanted.order, hot * MILLION), BigInteger)
+
+
+def facet(tx: Session, column: Any, matching: Select[Any]) -> list[Facet]:
+    """How many of the matching listings have each value."""
+    counted = select(column, func.count()).where(Listing.id.in_(matching)).group_by(column)
+    rows = tx.execute(counted.order_by(func.count().desc(), column).limit(20)).tuples()
+    return [Facet(value=value, count=count) for value, count in rows]
+
+
+def write_cursor(order: str, value: int, listing_id: str) -> str:
+    body = json.dumps([order, value, listing_id]).encode()
+    return base64.urlsafe_b64encode(signature(body) + body).decode().rstrip("=")
+
+
+def read_cursor(cursor: str, order: str) -> tuple[int, str]:
+    """Only cursors that this store wrote, for the same order. Raises InvalidCursor."""
+    try:
+        raw = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+    except (binascii.Error, ValueError) as error:
+        raise InvalidCursor("That cursor was not given out by this list.", param="after") from error
+    mark, body = raw[:16], raw[16:]
+    if not hmac.compare_digest(mark, signature(body)):
+        raise InvalidCursor("That cursor was not given out by this list.", param="after")
+    written, value, listing_id = json.loads(body)
+    if written != order:
+        raise InvalidCursor("That cursor belongs to another order.", param="after")
+    return int(value), str(listing_id)
+
+
+def signature(body: bytes) -> bytes:
+    return hmac.new(get_settings().secret_key.encode(), b"cursor:" + body, hashlib.sha256).digest()[:16]

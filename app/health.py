@@ -1,0 +1,58 @@
+"""Is the process up, can it work, and what does it count: /healthz, /readyz, /metrics."""
+
+import json
+from collections import Counter
+
+import redis
+from fastapi import APIRouter
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from app.database import engine
+from app.settings import get_settings
+
+router = APIRouter(tags=["operations"])
+
+
+@router.get("/healthz")
+async def healthz() -> dict[str, str]:
+    """The process answers; nothing else is asked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz")
+def readyz() -> Response:
+    """200 when Postgres answers. Valkey and the workers are reported, never required: browsing goes on without."""
+    postgres = postgres_answers()
+    valkey, workers = living_workers()
+    body = {"status": "ready" if postgres else "unavailable", "postgres": postgres, "valkey": valkey}
+    return JSONResponse(body | {"workers": workers}, 200 if postgres else 503)
+
+
+@router.get("/metrics")
+def metrics() -> Response:
+    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+
+def postgres_answers() -> bool:
+    try:
+        with engine().connect() as connection:
+            connection.execute(text("SELECT 1"))
+    except SQLAlchemyError:
+        return False
+    return True
+
+
+def living_workers() -> tuple[bool, list[dict[str, object]]]:
+    """Does Valkey answer, and how many workers of each kind and base have a fresh sign of life there."""
+    try:
+        with redis.Redis.from_url(get_settings().redis_url, socket_timeout=1, socket_connect_timeout=1) as valkey:
+            keys = list(valkey.scan_iter("worker:*", count=100))
+            values = [json.loads(value) for value in (valkey.mget(keys) if keys else []) if value]
+    except redis.RedisError:
+        return False, []
+    counts = Counter((value["kind"], value["base"]) for value in values)
+    return True, [{"kind": kind, "base": base, "count": count} for (kind, base), count in sorted(counts.items())]

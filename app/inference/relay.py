@@ -1,0 +1,210 @@
+"""Tokens from the workers to the clients of this API replica: one reader, many subscriptions.
+
+The relay follows one attempt of a call. A worker that falls silent before the first token costs a second attempt;
+after it, the stream ends with an error and the relay settles what it delivered.
+"""
+
+import asyncio
+import json
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import cast
+
+import redis.asyncio
+import structlog
+from anyio import to_thread
+from redis.exceptions import RedisError
+from sqlalchemy.exc import SQLAlchemyError
+
+from app.errors import AppError, ContextLengthExceeded, GenerationFailed, Overloaded, Unavailable
+from app.inference import recovery
+from app.inference.wire_events import (
+    ALIVE_FIELD,
+    CANCELLATIONS,
+    EVENTS_FIELD,
+    STREAM_MAXLEN,
+    Events,
+    GenerateTask,
+    StreamEntries,
+    TokenEvent,
+    WireError,
+    token_stream,
+)
+from app.settings import get_settings
+from app.tasks import generation_queue
+
+log = structlog.get_logger(__name__)
+
+READ_BLOCK_MS = 1_000
+STREAM_LIFETIME = 3_600
+TICK = 1.0
+RENEW_PERIOD = 8.0
+ERRORS: dict[str, type[AppError]] = {
+    "overloaded": Overloaded,
+    "unavailable": Unavailable,
+    "context_length_exceeded": ContextLengthExceeded,
+}
+
+
+class Subscription:
+    """One call's events, in order. `produced` counts the tokens handed on; `ended` once nobody works on it."""
+
+    def __init__(self, generation_id: str) -> None:
+        self.generation_id = generation_id
+        self.attempt = 1
+        self.queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+        self.heard_at = time.monotonic()
+        self.accepted = False
+        self.produced = 0
+        self.ended = False
+
+    def hear(self, event: TokenEvent) -> None:
+        if event.a == self.attempt:
+            self.heard_at, self.accepted = time.monotonic(), True
+            self.queue.put_nowait(event)
+
+    def alive(self) -> None:
+        self.heard_at, self.accepted = time.monotonic(), True
+
+    @property
+    def silence(self) -> float:
+        return time.monotonic() - self.heard_at
+
+
+class Relay:
+    """Of one API process; `start` and `stop` with its event loop."""
+
+    def __init__(self) -> None:
+        self.replica = secrets.token_hex(8)
+        self._open: dict[str, Subscription] = {}
+        self._valkey = redis.asyncio.Redis.from_url(get_settings().redis_url, socket_timeout=5)
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew_leases())]
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        try:
+            await self._valkey.delete(token_stream(self.replica))
+        except RedisError as error:
+            log.warning("stream_left_to_expire", error=str(error))
+        await self._valkey.aclose()
+
+    def subscribe(self, generation_id: str) -> Subscription:
+        """Before admission sends the task, or the first tokens could pass unheard."""
+        subscription = self._open[generation_id] = Subscription(generation_id)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Admission refused: no worker knows of it."""
+        self._open.pop(subscription.generation_id, None)
+
+    async def close(self, subscription: Subscription) -> None:
+        """Forget it; unless the worker ended it, tell the worker to stop."""
+        generation_id = subscription.generation_id
+        self._open.pop(generation_id, None)
+        if subscription.ended:
+            return
+        try:
+            await self._valkey.xadd(CANCELLATIONS, {"g": generation_id}, maxlen=STREAM_MAXLEN, approximate=True)
+        except RedisError as error:
+            log.warning("cancellation_not_sent", generation_id=generation_id, error=str(error))
+
+    async def events(self, subscription: Subscription, task: GenerateTask) -> AsyncIterator[TokenEvent]:
+        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means."""
+        while not subscription.ended:
+            event = await self._next(subscription)
+            if event is None:
+                task = await self._check_silence(subscription, task)
+                continue
+            if event.error is not None:
+                subscription.ended = True
+                raise refusal(event.error)
+            subscription.produced += len(event.ids)
+            subscription.ended = event.done is not None
+            yield event
+
+    async def _next(self, subscription: Subscription) -> TokenEvent | None:
+        if not subscription.queue.empty():
+            return subscription.queue.get_nowait()
+        try:
+            async with asyncio.timeout(TICK):
+                return await subscription.queue.get()
+        except TimeoutError:
+            return None
+
+    async def _check_silence(self, subscription: Subscription, task: GenerateTask) -> GenerateTask:
+        """Decide what a silent worker means; see the module's head. Returns the attempt to follow."""
+        patience = get_settings().generation.silence
+        if subscription.silence < patience:
+            return task
+        if subscription.produced:
+            subscription.ended = True
+            await to_thread.run_sync(recovery.settle_delivered, task, subscription.produced)
+            raise GenerationFailed("The worker stopped answering; you pay only for what you received.")
+        if time.time() > task.deadline + patience:
+            subscription.ended = True
+            await to_thread.run_sync(recovery.give_up, task)
+            raise Overloaded("No worker took the request in time; try again.", retry_after=5)
+        if task.attempt == 1 and (subscription.accepted or await self._message_is_lost(task)):
+            task = await to_thread.run_sync(recovery.resubmit, task)
+            subscription.attempt = task.attempt
+            subscription.heard_at, subscription.accepted = time.monotonic(), False
+        elif subscription.accepted:
+            subscription.ended = True
+            await to_thread.run_sync(recovery.give_up, task)
+            raise Unavailable("The workers stopped before answering; try again.", retry_after=5)
+        return task
+
+    async def _message_is_lost(self, task: GenerateTask) -> bool:
+        """Nobody took it, yet the queue is empty: it went down with a worker or with Valkey."""
+        try:
+            return not await self._valkey.exists(generation_queue(task.base_id))
+        except RedisError:
+            return False
+
+    async def _read(self) -> None:
+        """The only reader of this replica's stream; a lost connection is tried again for ever."""
+        stream, last = token_stream(self.replica), "0-0"
+        while True:
+            try:
+                found = cast(StreamEntries, await self._valkey.xread({stream: last}, block=READ_BLOCK_MS) or [])
+                for _, entries in found:
+                    for entry_id, fields in entries:
+                        last = entry_id.decode()
+                        self._dispatch(fields)
+                if found:
+                    await self._valkey.expire(stream, STREAM_LIFETIME)
+            except RedisError as error:
+                log.warning("token_stream_unreadable", error=str(error))
+                await asyncio.sleep(TICK)
+
+    def _dispatch(self, fields: dict[bytes, bytes]) -> None:
+        if (body := fields.get(EVENTS_FIELD.encode())) is not None:
+            for event in Events.validate_json(body):
+                if (subscription := self._open.get(event.g)) is not None:
+                    subscription.hear(event)
+        if (body := fields.get(ALIVE_FIELD.encode())) is not None:
+            for generation_id in json.loads(body):
+                if (subscription := self._open.get(generation_id)) is not None:
+                    subscription.alive()
+
+    async def _renew_leases(self) -> None:
+        """While a client waits here, its call's hold stays; a call still queued has nobody else to keep it."""
+        while True:
+            await asyncio.sleep(RENEW_PERIOD)
+            if ids := [each for each, subscription in self._open.items() if not subscription.ended]:
+                try:
+                    await to_thread.run_sync(recovery.renew, ids)
+                except SQLAlchemyError as error:
+                    log.warning("leases_not_renewed", count=len(ids), error=str(error))
+
+
+def refusal(error: WireError) -> AppError:
+    """The worker's reason, in the API's words."""
+    family = ERRORS.get(error.code, GenerationFailed)
+    return family(error.message, retry_after=2 if family in (Overloaded, Unavailable) else None)

@@ -1,0 +1,40 @@
+"""Reviews: one per buyer and listing, editable; the listing keeps the sum and the count."""
+
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from app.billing.purchase import has_bought
+from app.catalog.tables import Listing
+from app.errors import Forbidden
+from app.reviews.tables import Review
+
+
+def write_review(tx: Session, account_id: str, listing: Listing, rating: int, body: str) -> Review:
+    """Write or rewrite. Raises Forbidden for owners and for those who have not bought it."""
+    if listing.account_id == account_id:
+        raise Forbidden("You cannot review your own listing.")
+    if not has_bought(tx, account_id, listing.id):
+        raise Forbidden("Only buyers review a listing.")
+    # The listing's row is the lock: two edits of one review cannot both count its old rating.
+    tx.refresh(listing, with_for_update=True)
+    review = tx.scalar(select(Review).where(Review.listing_id == listing.id, Review.account_id == account_id))
+    added, before = (0, review.rating) if review else (1, 0)
+    if review is None:
+        review = Review(listing_id=listing.id, account_id=account_id)
+        tx.add(review)
+    review.rating, review.body = rating, body
+    counts = {
+        "rating_sum": Listing.rating_sum + (rating - before),
+        "rating_count": Listing.rating_count + added,
+    }
+    tx.execute(update(Listing).where(Listing.id == listing.id).values(**counts))
+    tx.flush()
+    return review
+
+
+def list_reviews(tx: Session, listing_id: str, after: str | None, limit: int) -> list[Review]:
+    """Newest first, up to `limit + 1`."""
+    query = select(Review).where(Review.listing_id == listing_id)
+    if after is not None:
+        query = query.where(Review.id < after)
+    return list(tx.scalars(query.order_by(Review.id.desc()).limit(limit + 1)))

@@ -1,0 +1,30 @@
+"""Uvicorn with the store's settings; prints `ready api` once the port is open."""
+
+import socket
+
+import uvicorn
+
+from app.main import create_app
+from app.settings import get_settings
+
+
+class AnnouncingServer(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            print("ready api", flush=True)
+
+
+def serve() -> None:
+    """Until SIGTERM; open answers get a few seconds to finish."""
+    settings = get_settings().api
+    config = uvicorn.Config(
+        create_app(),
+        host=settings.host,
+        port=settings.port,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=5,
+        server_header=False,
+    )
+    AnnouncingServer(config).run()
