@@ -72,6 +72,8 @@ class RequestGuard:
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if "*" not in self.settings.allowed_hosts and name not in self.settings.allowed_hosts:
             raise InvalidHost("This store does not answer for that host name.")
+        if "\0" in scope["path"] or b"%00" in scope["query_string"]:
+            raise InvalidValue("Addresses may not contain NUL.")
         if headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedEncoding("Send the body without Content-Encoding.")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()

@@ -120,4 +120,5 @@ VERIFY = {
 def verify(tx: Session) -> list[str]:
     """Every broken promise of the ledger, as sentences; an empty list is a sound ledger. Reads one snapshot."""
     tx.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
-    return [f"{promise}: {row[0]}" for promise, query in VERIFY.items() for row in tx.execute(text(query))]
+    books = tx.connection()
+    return [f"{promise}: {row[0]}" for promise, query in VERIFY.items() for row in books.exec_driver_sql(query)]

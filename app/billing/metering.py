@@ -173,10 +173,13 @@ def renew_leases(tx: Session, generation_ids: Sequence[str], seconds: float) -> 
     tx.execute(alive.values(lease_expires_at=utc_now() + timedelta(seconds=seconds)))
 
 
-def release_stale_calls(tx: Session, limit: int = 500) -> int:
-    """Release the holds of calls whose lease ran out: neither a worker nor a relay is left. Returns how many."""
+def release_stale_calls(tx: Session, grace_seconds: float = 10.0, limit: int = 500) -> int:
+    """Release the holds of calls whose lease ran out: neither a worker nor a relay is left. Returns how many.
+
+    `grace_seconds` after that, so that a relay that has just missed a beat still settles its own count.
+    """
     stale = select(Generation.id, Generation.attempt).where(
-        Generation.state == "held", Generation.lease_expires_at < utc_now()
+        Generation.state == "held", Generation.lease_expires_at < utc_now() - timedelta(seconds=grace_seconds)
     )
     rows = tx.execute(stale.order_by(Generation.account_id).limit(limit).with_for_update(skip_locked=True)).all()
     return sum(release_call(tx, generation_id, attempt) for generation_id, attempt in rows)

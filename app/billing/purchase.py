@@ -1,7 +1,6 @@
 """Buying access to a listing: one transaction, one transfer, one entitlement that delisting never removes."""
 
 from sqlalchemy import select, update
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from app.billing.ledger import REVENUE, Posting, available, post, seller
@@ -15,10 +14,12 @@ from app.settings import get_settings
 
 def buy(tx: Session, account_id: str, listing: Listing, expected_price_micros: int | None) -> Purchase:
     """Raises ListingUnavailable (own, delisted, unpublished), AlreadyPurchased, PriceChanged, InsufficientFunds."""
-    # Locked first: a price change or a delisting comes either before this purchase or after it.
+    # Locked first: a price change, a delisting or the same purchase comes either before this one or after it.
     tx.refresh(listing, with_for_update={"key_share": True})
     if listing.account_id == account_id:
         raise ListingUnavailable("This listing is your own; call it without buying.")
+    if has_bought(tx, account_id, listing.id):
+        raise AlreadyPurchased("You already have access to this listing.")
     if listing.delisted_at is not None or listing.published_version is None:
         raise ListingUnavailable("This listing is not on sale.")
     price = price_in_force(tx, listing.id)
@@ -33,7 +34,7 @@ def buy(tx: Session, account_id: str, listing: Listing, expected_price_micros: i
 
 
 def record(tx: Session, account_id: str, listing: Listing, price: Price, split: Split) -> Purchase:
-    """The purchase and its entitlement; the unique keys decide between two simultaneous ones."""
+    """The purchase and its entitlement. Call it with the listing locked: the unique keys are only a second guard."""
     purchase = Purchase(
         account_id=account_id,
         listing_id=listing.id,
@@ -41,11 +42,8 @@ def record(tx: Session, account_id: str, listing: Listing, price: Price, split: 
         amount_micros=price.access_micros,
         fee_micros=split.platform,
     )
-    try:
-        with tx.begin_nested():
-            tx.add(purchase)
-    except IntegrityError as error:
-        raise AlreadyPurchased("You already have access to this listing.") from error
+    tx.add(purchase)
+    tx.flush()
     tx.add(Entitlement(account_id=account_id, listing_id=listing.id, purchase_id=purchase.id))
     tx.execute(update(Listing).where(Listing.id == listing.id).values(sales_count=Listing.sales_count + 1))
     tx.flush()

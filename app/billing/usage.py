@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from app.billing.ledger import balance, seller
@@ -29,8 +29,15 @@ def usage_by(tx: Session, account_id: str, group_by: GroupBy) -> list[tuple[str,
         charge,
     ).where(Generation.account_id == account_id, Generation.state == "settled")
     order = group.desc() if group_by == "day" else charge.desc()
-    rows = tx.execute(query.group_by(group).order_by(order).limit(MAX_GROUPS)).tuples()
+    # By its name: the expression again would bind its parameters again, and be another expression to Postgres.
+    rows = tx.execute(query.group_by(text('"group"')).order_by(order).limit(MAX_GROUPS)).tuples()
     return [(str(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows]
+
+
+def has_called(tx: Session, account_id: str, listing_id: str) -> bool:
+    """Whether the account ever got an answer from the listing."""
+    calls = select(Generation.id).where(Generation.account_id == account_id, Generation.listing_id == listing_id)
+    return tx.scalar(calls.where(Generation.state == "settled").limit(1)) is not None
 
 
 def earnings(tx: Session, account_id: str) -> tuple[int, dict[str, int]]:

@@ -24,8 +24,13 @@ def list_prices(tx: Session, listing_id: str) -> list[Price]:
     return list(tx.scalars(query.order_by(Price.effective_at.desc(), Price.id.desc()).limit(100)))
 
 
-def set_price(tx: Session, listing: Listing, prices: PricesIn, effective_at: datetime) -> Price:
-    """Add a row. Raises PriceBelowBase: the platform's part of each token is never sold at a loss."""
+def set_price(tx: Session, listing: Listing, prices: PricesIn, effective_at: datetime | None = None) -> Price:
+    """Add a row, in force at once unless a later moment is named.
+
+    Raises PriceBelowBase: the platform's part of each token is never sold at a loss.
+    """
+    # The same lock that a purchase takes: what was bought before the change is charged at the old price.
+    tx.refresh(listing, with_for_update={"key_share": True})
     base = tx.get_one(BaseModel, listing.base_id)
     for side in ("input_micros_per_million_tokens", "output_micros_per_million_tokens"):
         if getattr(prices, side) < getattr(base, side):
@@ -36,7 +41,7 @@ def set_price(tx: Session, listing: Listing, prices: PricesIn, effective_at: dat
         input_micros_per_million_tokens=prices.input_micros_per_million_tokens,
         output_micros_per_million_tokens=prices.output_micros_per_million_tokens,
         cached_input_micros_per_million_tokens=prices.cached_input_micros_per_million_tokens,
-        effective_at=effective_at,
+        effective_at=effective_at or utc_now(),
     )
     tx.add(price)
     tx.flush()

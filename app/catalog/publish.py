@@ -10,7 +10,7 @@ from app.catalog.schemas import ListingChange, ListingCreate, VersionCreate
 from app.catalog.search_text import refresh_search
 from app.catalog.tables import Listing, ListingVersion
 from app.database import utc_now
-from app.errors import AlreadyExists, InvalidValue
+from app.errors import AlreadyExists, InUse, InvalidValue
 from app.tasks import TaskName, enqueue, generation_queue
 from app.variants.tables import Variant
 from app.variants.variants import find_variant
@@ -37,7 +37,7 @@ def create_listing(tx: Session, account_id: str, body: ListingCreate) -> Listing
     except IntegrityError as error:
         raise AlreadyExists(f"You already have a listing named '{body.name}'.", param="name") from error
     refresh_search(tx, listing)
-    set_price(tx, listing, body.prices, utc_now())
+    set_price(tx, listing, body.prices)
     insert_version(tx, listing, variant, body, 1)
     return listing
 
@@ -69,7 +69,10 @@ def insert_version(tx: Session, listing: Listing, variant: Variant, body: Versio
 
 
 def change_listing(tx: Session, listing: Listing, body: ListingChange) -> Listing:
-    """What the storefront says of it; fields left out stay."""
+    """What the storefront says of it; fields left out stay. Raises InvalidValue, InUse (hiding what was sold)."""
+    tx.refresh(listing, with_for_update={"key_share": True})
+    if body.visibility == "private" and listing.sales_count:
+        raise InUse("Buyers have access to this listing: make it unlisted, or delist it.", param="visibility")
     checks = {"category": check_category, "license": check_license, "tags": check_tags}
     for field, value in body.model_dump(exclude_unset=True).items():
         if value is None:

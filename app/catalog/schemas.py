@@ -47,13 +47,12 @@ class PricesIn(Strict):
 class PriceChange(PricesIn):
     effective_at: int | None = Field(default=None, ge=0, le=253_402_300_799)
 
-    def moment(self) -> datetime:
-        """Now unless named; never in the past, for a price already charged cannot change."""
-        now = datetime.now(UTC)
+    def moment(self) -> datetime | None:
+        """None is at once; never in the past, for a price already charged cannot change."""
         if self.effective_at is None:
-            return now
+            return None
         moment = datetime.fromtimestamp(self.effective_at, UTC)
-        if moment < now:
+        if moment < datetime.now(UTC):
             raise InvalidValue("effective_at lies in the past.", param="effective_at")
         return moment
 

@@ -4,8 +4,9 @@ Postgres's parsers find no words in Chinese or Japanese text; overlapping bigram
 """
 
 import re
+from typing import Literal
 
-from sqlalchemy import func, select, update
+from sqlalchemy import func, literal_column, select, update
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.elements import ColumnElement
 
@@ -13,6 +14,11 @@ from app.accounts.tables import Account
 from app.catalog.tables import Listing
 
 CJK = re.compile(r"[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uac00-\ud7af]+")
+
+
+def characters(text: str) -> str:
+    """Every CJK character by itself, so that a search for one finds it inside a word."""
+    return " ".join("".join(CJK.findall(text)))
 
 
 def bigrams(text: str) -> str:
@@ -28,7 +34,7 @@ def refresh_search(tx: Session, listing: Listing) -> None:
     handle = tx.scalars(select(Account.handle).where(Account.id == listing.account_id)).one()
     tags = " ".join(listing.tags)
     name = listing.name.replace("-", " ").replace("_", " ")
-    parts = [
+    parts: list[tuple[Literal["A", "B", "C"], str]] = [
         ("A", f"{listing.title} {name}"),
         ("B", f"{listing.summary} {tags} {handle} {listing.category.replace('-', ' ')}"),
         ("C", listing.description),
@@ -39,10 +45,12 @@ def refresh_search(tx: Session, listing: Listing) -> None:
     tx.execute(update(Listing).where(Listing.id == listing.id).values(search_text=text, search_vector=whole))
 
 
-def vector(weight: str, text: str) -> ColumnElement[object]:
-    """Stemmed English words and plain bigrams, of one weight."""
-    words = func.to_tsvector("english", CJK.sub(" ", text)).op("||")(func.to_tsvector("simple", bigrams(text)))
-    return func.setweight(words, weight)
+def vector(weight: Literal["A", "B", "C"], text: str) -> ColumnElement[object]:
+    """Stemmed English words, plain bigrams and characters, of one weight."""
+    pairs = f"{bigrams(text)} {characters(text)}"
+    words = func.to_tsvector("english", CJK.sub(" ", text)).op("||")(func.to_tsvector("simple", pairs))
+    # An untyped literal: a bound parameter would be text, which setweight does not take.
+    return func.setweight(words, literal_column(f"'{weight}'"))
 
 
 def query_of(q: str) -> ColumnElement[object]:

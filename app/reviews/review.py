@@ -3,18 +3,20 @@
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.accounts.tables import Account
 from app.billing.purchase import has_bought
+from app.billing.usage import has_called
 from app.catalog.tables import Listing
 from app.errors import Forbidden
 from app.reviews.tables import Review
 
 
 def write_review(tx: Session, account_id: str, listing: Listing, rating: int, body: str) -> Review:
-    """Write or rewrite. Raises Forbidden for owners and for those who have not bought it."""
+    """Write or rewrite. Raises Forbidden for owners and for those who neither bought nor called it."""
     if listing.account_id == account_id:
         raise Forbidden("You cannot review your own listing.")
-    if not has_bought(tx, account_id, listing.id):
-        raise Forbidden("Only buyers review a listing.")
+    if not (has_bought(tx, account_id, listing.id) or has_called(tx, account_id, listing.id)):
+        raise Forbidden("Buy or call a listing before reviewing it.")
     # The listing's row is the lock: two edits of one review cannot both count its old rating.
     tx.refresh(listing, with_for_update=True)
     review = tx.scalar(select(Review).where(Review.listing_id == listing.id, Review.account_id == account_id))
@@ -32,9 +34,10 @@ def write_review(tx: Session, account_id: str, listing: Listing, rating: int, bo
     return review
 
 
-def list_reviews(tx: Session, listing_id: str, after: str | None, limit: int) -> list[Review]:
-    """Newest first, up to `limit + 1`."""
-    query = select(Review).where(Review.listing_id == listing_id)
+def list_reviews(tx: Session, listing_id: str, after: str | None, limit: int) -> list[tuple[Review, str]]:
+    """With their authors' handles, newest first, up to `limit + 1`."""
+    query = select(Review, Account.handle).join(Account, Account.id == Review.account_id)
+    query = query.where(Review.listing_id == listing_id)
     if after is not None:
         query = query.where(Review.id < after)
-    return list(tx.scalars(query.order_by(Review.id.desc()).limit(limit + 1)))
+    return list(tx.execute(query.order_by(Review.id.desc()).limit(limit + 1)).tuples())
