@@ -59,7 +59,7 @@ def read_purchase(purchase_id: str, tx: Transaction, caller: Buyer) -> PurchaseO
 
 def described(tx: Session, purchase: Purchase) -> PurchaseOut:
     address = select(Account.handle, Listing.name).join(Listing, Listing.account_id == Account.id)
-    handle, name = tx.execute(address.where(Listing.id == purchase.listing_id)).tuples().one()
+    handle, name = tx.execute(address.where(Listing.id == purchase.listing_id)).one()
     return PurchaseOut.of(purchase, f"{handle}/{name}")
 
 

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from app.billing.ledger import balance, seller
@@ -29,8 +29,7 @@ def usage_by(tx: Session, account_id: str, group_by: GroupBy) -> list[tuple[str,
         charge,
     ).where(Generation.account_id == account_id, Generation.state == "settled")
     order = group.desc() if group_by == "day" else charge.desc()
-    # By its name: the expression again would bind its parameters again, and be another expression to Postgres.
-    rows = tx.execute(query.group_by(text('"group"')).order_by(order).limit(MAX_GROUPS)).tuples()
+    rows = tx.execute(query.group_by(group).order_by(order).limit(MAX_GROUPS))
     return [(str(row[0]), int(row[1]), int(row[2]), int(row[3]), int(row[4])) for row in rows]
 
 
@@ -46,5 +45,5 @@ def earnings(tx: Session, account_id: str) -> tuple[int, dict[str, int]]:
     query = select(LedgerTransfer.kind, func.sum(LedgerPosting.amount_micros)).join(
         LedgerPosting, LedgerPosting.transfer_id == LedgerTransfer.id
     )
-    rows = tx.execute(query.where(LedgerPosting.ledger_account == account).group_by(LedgerTransfer.kind)).tuples()
+    rows = tx.execute(query.where(LedgerPosting.ledger_account == account).group_by(LedgerTransfer.kind))
     return balance(tx, account), {kind: int(amount) for kind, amount in rows}

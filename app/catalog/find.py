@@ -68,4 +68,4 @@ def count_public(tx: Session) -> dict[str, int]:
     """Listings on sale per category."""
     on_sale = (Listing.visibility == "public") & Listing.published_version.is_not(None) & Listing.delisted_at.is_(None)
     query = select(Listing.category, func.count()).where(on_sale).group_by(Listing.category)
-    return {category: count for category, count in tx.execute(query).tuples()}
+    return {category: count for category, count in tx.execute(query)}

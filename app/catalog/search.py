@@ -137,5 +137,5 @@ def facet(tx: Session, column: Any, matching: Select[Any]) -> list[Facet]:
     """How many of the matching listings have each value."""
     value = column.label("value")
     counted = select(value, func.count()).where(Listing.id.in_(matching)).group_by(value)
-    rows = tx.execute(counted.order_by(func.count().desc(), value).limit(20)).tuples()
+    rows = tx.execute(counted.order_by(func.count().desc(), value).limit(20))
     return [Facet(value=value, count=count) for value, count in rows]

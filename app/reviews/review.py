@@ -40,4 +40,4 @@ def list_reviews(tx: Session, listing_id: str, after: str | None, limit: int) ->
     query = query.where(Review.listing_id == listing_id)
     if after is not None:
         query = query.where(Review.id < after)
-    return list(tx.execute(query.order_by(Review.id.desc()).limit(limit + 1)).tuples())
+    return list(tx.execute(query.order_by(Review.id.desc()).limit(limit + 1)))
