@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from fastapi import Request
 from pydantic import BaseModel
-from sqlalchemy import ForeignKey, LargeBinary, func, select, text
+from sqlalchemy import ForeignKey, LargeBinary, func, select
 from sqlalchemy.orm import Mapped, Session, mapped_column
 from starlette.responses import Response
 
@@ -47,8 +47,7 @@ def idempotent(
         return json_response(effect().model_dump_json().encode(), status)
     if not 0 < len(key) <= MAX_KEY_LENGTH:
         raise InvalidValue(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters.", param="Idempotency-Key")
-    lock = select(func.pg_try_advisory_xact_lock(func.hashtextextended(f"{caller.account_id} {key}", text("0"))))
-    if not tx.scalar(lock):
+    if not tx.scalar(select(func.pg_try_advisory_xact_lock(lock_number(caller.account_id, key)))):
         raise IdempotencyInProgress("A request with this Idempotency-Key is under way.", retry_after=1)
     wanted = request_hash(request, body)
     record = tx.get(IdempotencyRecord, (caller.account_id, key))
@@ -62,6 +61,12 @@ def idempotent(
     answer = effect().model_dump_json().encode()
     tx.add(IdempotencyRecord(account_id=caller.account_id, key=key, request_hash=wanted, status=status, body=answer))
     return json_response(answer, status)
+
+
+def lock_number(account_id: str, key: str) -> int:
+    """The advisory lock of an account's key: a signed 64-bit number."""
+    digest = hashlib.sha256(f"{account_id} {key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big", signed=True)
 
 
 def request_hash(request: Request, body: BaseModel) -> str:

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, ColumnElement, Select, cast, func, literal, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, Select, and_, cast, exists, func, literal, select, tuple_
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
@@ -15,8 +16,11 @@ from app.database import utc_now
 
 Sort = Literal["relevance", "trending", "newest", "rating", "price", "popular"]
 MILLION = 1_000_000
-# Below this share of common trigrams a word is another word, not a typo.
-LEAST_SIMILARITY = 0.5
+# Shares of common trigrams: worth a closer look, and surely the same word.
+CANDIDATE, SAME_WORD = 0.2, 0.6
+# Up to this many letters, two wrong ones make another word.
+SHORT_WORD = 5
+MAX_WORDS, MAX_WORD = 8, 60
 FACETS: dict[str, Any] = {
     "category": Listing.category,
     "tag": func.unnest(Listing.tags),
@@ -46,7 +50,7 @@ class Search:
 def search(tx: Session, wanted: Search, limit: int, after: str | None) -> ListingPage:
     """One page of listings on sale. Raises InvalidCursor."""
     if wanted.q:
-        tx.execute(select(func.set_config("pg_trgm.word_similarity_threshold", str(LEAST_SIMILARITY), True)))
+        tx.execute(select(func.set_config("pg_trgm.word_similarity_threshold", str(CANDIDATE), True)))
     prices = prices_in_force()
     matching = select(Listing.id).join(prices, prices.c.listing_id == Listing.id)
     matching = matching.join(Account, Account.id == Listing.account_id).where(*conditions(wanted, prices))
@@ -81,7 +85,9 @@ def search(tx: Session, wanted: Search, limit: int, after: str | None) -> Listin
 def prices_in_force() -> Any:
     """One row per listing: the price that a buyer would pay now."""
     due = select(Price.listing_id, Price.id, Price.access_micros).where(Price.effective_at <= utc_now())
-    newest = due.distinct(Price.listing_id).order_by(Price.listing_id, Price.effective_at.desc(), Price.id.desc())
+    newest = due.ext(distinct_on(Price.listing_id)).order_by(
+        Price.listing_id, Price.effective_at.desc(), Price.id.desc()
+    )
     return newest.subquery()
 
 
@@ -93,9 +99,7 @@ def conditions(wanted: Search, prices: Any) -> list[ColumnElement[bool]]:
     ]
     if wanted.q.strip():
         words = Listing.search_vector.op("@@", is_comparison=True)(query_of(wanted.q))
-        # The operator, not the function: only it can use the trigram index.
-        near = literal(wanted.q.lower()).op("<%", is_comparison=True)(Listing.search_text)
-        found.append(words | near)
+        found.append(words | misspelt(wanted.q))
     for column, value in (
         (Listing.category, wanted.category),
         (Listing.base_id, wanted.base_model),
@@ -110,6 +114,21 @@ def conditions(wanted: Search, prices: Any) -> list[ColumnElement[bool]]:
         free = prices.c.access_micros == 0
         found.append(free if wanted.price == "free" else ~free)
     return found
+
+
+def misspelt(q: str) -> ColumnElement[bool]:
+    """Every word of `q` is part of a word of the listing, or one or two letters away from one."""
+    near = [near_word(word[:MAX_WORD]) for word in q.lower().split()[:MAX_WORDS]]
+    return and_(*near)
+
+
+def near_word(word: str) -> ColumnElement[bool]:
+    """Trigrams first, because they have an index; then edits, because trigrams miss a swapped letter."""
+    words = func.unnest(func.string_to_array(Listing.search_text, " ")).column_valued("word")
+    edits = 2 if len(word) > SHORT_WORD else 1
+    close = exists().where(func.levenshtein_less_equal(func.left(words, MAX_WORD), word, edits) <= edits)
+    candidate = literal(word).op("<%", is_comparison=True)(Listing.search_text)
+    return candidate & (close | (func.word_similarity(word, Listing.search_text) >= SAME_WORD))
 
 
 def similarity(q: str) -> ColumnElement[float]:

@@ -35,6 +35,7 @@ CREATE TRIGGER prices_immutable BEFORE UPDATE OR DELETE ON prices
 
 def upgrade() -> None:
     op.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
+    op.execute("CREATE EXTENSION IF NOT EXISTS fuzzystrmatch")
     op.create_table(
         "accounts",
         sa.Column("id", sa.Text(), nullable=False),
