@@ -70,9 +70,10 @@ class FineTuningSettings(BaseModel, frozen=True):
     """The training queue; times in seconds."""
 
     slots: int = 1
-    lease: float = 30.0
+    lease: float = 12.0
     max_attempts: int = 5
     max_jobs_per_account: int = 3
+    seconds_between_checkpoints: float = 10.0
     work_dir: str = ""
     threads: int = 0
     nice: int = 5

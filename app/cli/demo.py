@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.panel import Panel
 from rich.table import Table
 
 from app.cli.client import entries_table, usd, wait_checked
@@ -50,7 +49,7 @@ def run_demo(url: str, remember: Path | None, console: Console) -> None:
         if remember is not None:
             remember.touch(mode=0o600)
             remember.write_text(json.dumps(told))
-    console.print(what_to_try(url, told))
+    console.print(what_to_try(url, told), soft_wrap=True, markup=False, highlight=False)
 
 
 def play(url: str, console: Console) -> Json:
@@ -107,8 +106,11 @@ def train(seller: Person, data: DemoData, console: Console) -> str:
     held_out = openai.files.create(file=("held_out.jsonl", data.held_out), purpose="fine-tune")
     while openai.files.retrieve(training.id).status not in ("processed", "error"):
         time.sleep(0.2)
-    report = seller.client.get(f"/v1/files/{training.id}/report")
-    console.print(f"  report: {report['rows']} rows, {report['tokens']} tokens, {report['problem_count']} problems")
+    report = seller.client.get(f"/v1/files/{training.id}/report")["report"]
+    console.print(
+        f"  report: {report['rows']} rows, {report['tokens']} tokens, "
+        f"{report['problem_count'] - report['duplicates']} errors, {report['duplicates']} repeated rows"
+    )
     job = openai.fine_tuning.jobs.create(
         model=BASE,
         training_file=training.id,
@@ -214,28 +216,35 @@ def explain_wallet(person: Person, before: int, console: Console) -> None:
     """Every micro of the difference is one of these entries."""
     after = person.balance()
     rows = person.client.get("/v1/wallet/entries", limit=100)["data"]
-    earned = person.client.get("/v1/earnings")["balance_micros"]
-    console.print(f"  [bold]{person.handle}[/bold]: wallet {before:,} → {after:,} micros; earned {earned:,}")
+    earned = person.client.get("/v1/earnings")
+    console.print(f"  [bold]{person.handle}[/bold]: wallet {before:,} → {after:,} micros")
+    if earned["balance_micros"]:
+        parts = ", ".join(f"{kind} {micros:,}" for kind, micros in earned["by_kind"].items())
+        console.print(f"  earned {earned['balance_micros']:,} micros after the store's share: {parts}")
     console.print(entries_table(rows))
 
 
-def what_to_try(url: str, told: Json) -> Panel:
+def what_to_try(url: str, told: Json) -> str:
+    """Ready to copy: nothing is wrapped or framed."""
     body = json.dumps({"model": told["listing"], "messages": [{"role": "user", "content": told["question"]}]})
-    lines = [
-        f"store   {url}",
-        f"seller  {told['seller']}",
-        f"buyer   {told['buyer']}",
-        "",
-        f"curl {url}/v1/chat/completions -H 'authorization: Bearer {told['buyer']}' \\",
-        f"  -H 'content-type: application/json' -d '{body}'",
-        "",
-        f"GPTSTORE_URL={url} GPTSTORE_API_KEY={told['buyer']} \\",
-        f"  gptstore chat {told['listing']} '{told['question']}'",
-        "",
-        "from openai import OpenAI",
-        f'client = OpenAI(base_url="{url}/v1", api_key="{told["buyer"]}")',
-        f'answer = client.chat.completions.create(model="{told["listing"]}",',
-        f'    messages=[{{"role": "user", "content": "{told["question"]}"}}])',
-        "print(answer.choices[0].message.content)",
-    ]
-    return Panel("\n".join(lines), title="Your store is open. Try", expand=False)
+    return f"""
+Your store is open at {url}
+
+seller's key  {told["seller"]}
+buyer's key   {told["buyer"]}
+
+Try:
+
+curl {url}/v1/chat/completions -H 'content-type: application/json' \\
+  -H 'authorization: Bearer {told["buyer"]}' -d '{body}'
+
+GPTSTORE_URL={url} GPTSTORE_API_KEY={told["buyer"]} \\
+  .venv/bin/gptstore chat {told["listing"]} '{told["question"]}'
+
+.venv/bin/python -c '
+from openai import OpenAI
+client = OpenAI(base_url="{url}/v1", api_key="{told["buyer"]}")
+question = {{"role": "user", "content": "{told["question"]}"}}
+answer = client.chat.completions.create(model="{told["listing"]}", messages=[question])
+print(answer.choices[0].message.content)'
+"""

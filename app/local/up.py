@@ -65,7 +65,7 @@ def run(supervisor: Supervisor, journal: Journal, port: int, data: Path, demo: b
     url = f"http://127.0.0.1:{port}"
     journal.say(f"ready {url}")
     if demo and not play_demo(supervisor, url, data):
-        return 1
+        journal.say("the demo ended with an error; the store stays open")
     journal.quiet = False
     supervisor.watch()
     return 0

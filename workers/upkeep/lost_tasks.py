@@ -27,7 +27,7 @@ PATIENCE = timedelta(seconds=20)
 
 def resend_lost_tasks(tx: Session) -> int:
     """Wake the workers for everything that has waited longer than PATIENCE; returns how many were sent."""
-    return resend_imports(tx) + resend_validations(tx) + resend_checks(tx) + wake_fine_tuning(tx)
+    return resend_imports(tx) + resend_validations(tx) + resend_checks(tx)
 
 
 def resend_imports(tx: Session) -> int:

@@ -16,7 +16,7 @@ from app.billing.metering import release_stale_calls
 from app.database import engine, transaction
 from app.logs import configure_logs
 from workers.upkeep.housekeeping import expire_files, forget_old_idempotency_keys
-from workers.upkeep.lost_tasks import resend_lost_tasks
+from workers.upkeep.lost_tasks import resend_lost_tasks, wake_fine_tuning
 
 log = structlog.get_logger(__name__)
 
@@ -24,6 +24,7 @@ LOCK = "gptstore upkeep"
 PERIOD = 5.0
 CHORES: list[tuple[Callable[[Session], int], int]] = [
     (release_stale_calls, 1),
+    (wake_fine_tuning, 1),
     (resend_lost_tasks, 4),
     (expire_files, 12),
     (forget_old_idempotency_keys, 120),
