@@ -64,10 +64,12 @@ class LoraLinear(nn.Module):
 class Adapter:
     """The trainable part of a model: `weights` and `gradients` are flat fp32 vectors, viewed by every LoraLinear."""
 
-    def __init__(self, model: nn.Module, rank: int, alpha: float, scale: float, wanted: Callable[[str], bool]) -> None:
-        self.rank, self.alpha = rank, alpha
+    def __init__(
+        self, model: nn.Module, rank: int, alpha: float, wanted: Callable[[str], bool], rslora: bool = False
+    ) -> None:
+        self.rank, self.alpha, self.rslora = rank, alpha, rslora
         self.conv1d = False
-        self.layers = self._replace(model, scale, wanted)
+        self.layers = self._replace(model, alpha / (math.sqrt(rank) if rslora else rank), wanted)
         shapes = [shape for layer in self.layers.values() for shape in factor_shapes(layer, rank)]
         total = sum(math.prod(shape) for shape in shapes)
         device = next(iter(self.layers.values())).weight.device
@@ -111,7 +113,7 @@ class Adapter:
             layer.a.data.copy_(tensors[f"{PREFIX}{name}.lora_A.weight"])
             layer.b.data.copy_(tensors[f"{PREFIX}{name}.lora_B.weight"])
 
-    def save(self, folder: Path, rslora: bool = False) -> None:
+    def save(self, folder: Path) -> None:
         """Write adapter_model.safetensors and adapter_config.json as PEFT does, the base's name left out."""
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
@@ -127,7 +129,7 @@ class Adapter:
             "lora_alpha": self.alpha,
             "lora_dropout": 0.0,
             "bias": "none",
-            "use_rslora": rslora,
+            "use_rslora": self.rslora,
             "fan_in_fan_out": self.conv1d,
             "inference_mode": True,
             "target_modules": sorted({name.rpartition(".")[2] for name in self.layers}),
@@ -142,19 +144,17 @@ def factor_shapes(layer: LoraLinear, rank: int) -> tuple[tuple[int, int], tuple[
 
 def new_adapter(model: nn.Module, rank: int, seed: int) -> Adapter:
     """Fresh factors on every linear but the output head."""
-    adapter = Adapter(model, rank, ALPHA, ALPHA / rank, lambda name: True)
+    adapter = Adapter(model, rank, ALPHA, lambda name: True)
     adapter.initialise(seed)
     return adapter
 
 
-def adapter_from(model: nn.Module, folder: Path) -> tuple[Adapter, bool]:
-    """The adapter of a PEFT folder, trainable again, and whether it is rank-stabilised."""
+def adapter_from(model: nn.Module, folder: Path) -> Adapter:
+    """The adapter of a PEFT folder, trainable again: its rank, scale and targets."""
     config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
-    rank, alpha, rslora = int(config["r"]), float(config["lora_alpha"]), bool(config.get("use_rslora"))
-    names = {
-        key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in load_file(folder / "adapter_model.safetensors")
-    }
-    scale = alpha / (math.sqrt(rank) if rslora else rank)
-    adapter = Adapter(model, rank, config["lora_alpha"], scale, names.__contains__)
+    keys = load_file(folder / "adapter_model.safetensors")
+    names = {key.removeprefix(PREFIX).rpartition(".lora_")[0] for key in keys}
+    rslora = bool(config.get("use_rslora"))
+    adapter = Adapter(model, int(config["r"]), config["lora_alpha"], names.__contains__, rslora)
     adapter.load(folder)
-    return adapter, rslora
+    return adapter

@@ -40,9 +40,7 @@ def main() -> None:
     spec = parent.spec
     device = pick_device(spec)
     model = load_base(spec, device)
-    adapter, rslora = (
-        adapter_from(model, Path(spec.parent)) if spec.parent else (new_adapter(model, spec.rank, spec.seed), False)
-    )
+    adapter = adapter_from(model, Path(spec.parent)) if spec.parent else new_adapter(model, spec.rank, spec.seed)
     renderer = Renderer.load(Path(spec.base))
     rows = read_rows(Path(spec.training), renderer, spec.context_length)
     held_out = read_rows(Path(spec.validation), renderer, spec.context_length) if spec.validation else []
@@ -55,7 +53,7 @@ def main() -> None:
         parent.tell("stopped")
         return
     folder = Path(spec.work) / "adapter"
-    adapter.save(folder, rslora)
+    adapter.save(folder)
     run.finish(folder)
 
 
@@ -146,7 +144,7 @@ class Run:
             "mean_token_accuracy": round(correct / targets, 5),
             "lr": rate,
         }
-        if self.held_out and self.step % max(1, self.total // (SAMPLES_PER_RUN + 1)) == 0 and self.step < self.total:
+        if self.held_out and self.step % max(10, self.total // (SAMPLES_PER_RUN + 1)) == 0 and self.step < self.total:
             valid, accuracy = self.evaluate(self.held_out[:SAMPLE_ROWS])
             figures |= {"valid_loss": valid, "valid_mean_token_accuracy": accuracy}
         self.history.append(figures)

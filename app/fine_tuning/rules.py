@@ -1,0 +1,124 @@
+"""Pure decisions of fine-tuning: hyperparameters, what `auto` means, what it costs and takes."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from app.errors import InvalidHyperparameter, InvalidValue
+
+AUTO = "auto"
+OPEN = ("validating_files", "queued", "running", "paused")
+WAITING = ("validating_files", "queued")
+DEFAULT_RANK = 8
+MAX_EPOCHS, MAX_BATCH, MAX_MULTIPLIER, MAX_RANK = 50, 256, 100.0, 64
+AUTO_EPOCH_ROWS = 200
+MAX_AUTO_EPOCHS = 3
+AUTO_BATCH = 8
+# Bytes the training process needs besides weights and activations, and activation bytes per token, layer and width.
+RUNTIME_BYTES = 700 * 1024 * 1024
+ACTIVATION_FACTOR = 40
+PACK_TOKENS = 2048
+# What two ordinary CPU cores multiply in bf16; a GPU only makes the estimate pessimistic.
+FLOPS_PER_SECOND = 300e9
+START_SECONDS = 12.0
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """As asked for: `auto` where the store shall choose."""
+
+    n_epochs: int | str = AUTO
+    batch_size: int | str = AUTO
+    learning_rate_multiplier: float | str = AUTO
+    rank: int = DEFAULT_RANK
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """As trained with."""
+
+    n_epochs: int
+    batch_size: int
+    learning_rate_multiplier: float
+    rank: int
+
+
+def check_hyperparameters(given: Mapping[str, Any], where: str = "hyperparameters") -> Hyperparameters:
+    """Raises InvalidHyperparameter, naming the field."""
+    unknown = set(given) - {"n_epochs", "batch_size", "learning_rate_multiplier", "rank"}
+    if unknown:
+        name = min(unknown)
+        raise InvalidHyperparameter(f"Unknown hyperparameter '{name[:80]}'.", param=f"{where}.{name[:80]}")
+    multiplier = given.get("learning_rate_multiplier", AUTO)
+    if multiplier != AUTO and not (is_number(multiplier) and 0 < multiplier <= MAX_MULTIPLIER):
+        raise InvalidHyperparameter(
+            f"learning_rate_multiplier must be 'auto' or above 0 and at most {MAX_MULTIPLIER:g}.",
+            param=f"{where}.learning_rate_multiplier",
+        )
+    return Hyperparameters(
+        n_epochs=check_count(given, "n_epochs", MAX_EPOCHS, where),
+        batch_size=check_count(given, "batch_size", MAX_BATCH, where),
+        learning_rate_multiplier=multiplier,
+        rank=check_rank(given.get("rank", DEFAULT_RANK), where),
+    )
+
+
+def check_count(given: Mapping[str, Any], name: str, most: int, where: str) -> int | str:
+    value = given.get(name, AUTO)
+    if value == AUTO or (type(value) is int and 1 <= value <= most):
+        return value  # type: ignore[no-any-return]
+    raise InvalidHyperparameter(f"{name} must be 'auto' or an integer from 1 to {most}.", param=f"{where}.{name}")
+
+
+def check_rank(value: Any, where: str) -> int:
+    if type(value) is int and 1 <= value <= MAX_RANK:
+        return value
+    raise InvalidHyperparameter(f"rank must be an integer from 1 to {MAX_RANK}.", param=f"{where}.rank")
+
+
+def is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def resolve(asked: Hyperparameters, rows: int) -> Resolved:
+    """`auto`: few rows are seen up to three times, batches grow with the rows up to 8, the rate is the recipe's."""
+    epochs = max(1, min(MAX_AUTO_EPOCHS, AUTO_EPOCH_ROWS // max(rows, 1)))
+    batch = max(1, min(AUTO_BATCH, rows // 8))
+    rate = asked.learning_rate_multiplier
+    return Resolved(
+        n_epochs=asked.n_epochs if isinstance(asked.n_epochs, int) else epochs,
+        batch_size=asked.batch_size if isinstance(asked.batch_size, int) else batch,
+        learning_rate_multiplier=1.0 if isinstance(rate, str) else float(rate),
+        rank=asked.rank,
+    )
+
+
+def most_tokens(asked: Hyperparameters, file_bytes: int, rows: int | None, tokens: int | None) -> int:
+    """The most tokens that training can take: exact once the file is validated, else a token per byte."""
+    if rows is None or tokens is None:
+        epochs = asked.n_epochs if isinstance(asked.n_epochs, int) else MAX_AUTO_EPOCHS
+        return file_bytes * epochs
+    return tokens * resolve(asked, rows).n_epochs
+
+
+def training_price(tokens: int, micros_per_million: int) -> int:
+    """Micros, rounded up once."""
+    return -(-tokens * micros_per_million // 1_000_000)
+
+
+def estimated_seconds(tokens: int, parameters: int) -> float:
+    """Forward and backward through a frozen base: 4 operations per parameter and token."""
+    return round(START_SECONDS + 4 * parameters * tokens / FLOPS_PER_SECOND, 1)
+
+
+def peak_memory_bytes(parameters: int, layers: int, hidden_size: int) -> int:
+    """Weights in 16 bits, the activations of one pack, the runtime."""
+    return 2 * parameters + ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS + RUNTIME_BYTES
+
+
+def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """At most 16 pairs; keys to 64 characters, values to 512."""
+    if len(metadata) > 16 or any(not 0 < len(key) <= 64 or len(value) > 512 for key, value in metadata.items()):
+        raise InvalidValue("metadata has at most 16 pairs, keys to 64 and values to 512 characters.", param="metadata")
+    return dict(metadata)

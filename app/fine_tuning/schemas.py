@@ -1,0 +1,188 @@
+"""Fine-tuning on the wire, in OpenAI's shapes."""
+
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, JsonValue
+
+from app.errors import InvalidValue
+from app.fine_tuning.rules import (
+    Hyperparameters,
+    check_hyperparameters,
+    check_metadata,
+    estimated_seconds,
+    peak_memory_bytes,
+)
+from app.fine_tuning.start import JobRequest, Plan
+from app.fine_tuning.tables import FineTuningCheckpoint, FineTuningEvent, FineTuningJob
+from app.variants.rules import check_suffix
+from app.wire import Strict, unix
+
+
+class SupervisedMethod(Strict):
+    hyperparameters: dict[str, JsonValue] | None = None
+
+
+class MethodIn(Strict):
+    type: Literal["supervised", "dpo", "reinforcement"]
+    supervised: SupervisedMethod | None = None
+
+
+class JobTerms(Strict):
+    """What decides the price of a job."""
+
+    model: str = Field(max_length=300)
+    training_file: str = Field(max_length=64)
+    method: MethodIn | None = None
+    hyperparameters: dict[str, JsonValue] | None = None
+
+    def checked_hyperparameters(self) -> Hyperparameters:
+        """From `method`, or from the old top-level form. Raises InvalidValue, InvalidHyperparameter."""
+        if self.method is None:
+            return check_hyperparameters(self.hyperparameters or {})
+        if self.method.type != "supervised":
+            raise InvalidValue("This store trains with the method 'supervised'.", param="method.type")
+        if self.hyperparameters:
+            raise InvalidValue("Give the hyperparameters in 'method' only.", param="hyperparameters")
+        given = self.method.supervised.hyperparameters if self.method.supervised else None
+        return check_hyperparameters(given or {}, "method.supervised.hyperparameters")
+
+    def request(self) -> JobRequest:
+        return JobRequest(self.model, self.training_file, None, self.checked_hyperparameters(), None, None, {})
+
+
+class JobCreate(JobTerms):
+    validation_file: str | None = Field(default=None, max_length=64)
+    suffix: str | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    metadata: dict[str, str] | None = None
+    integrations: list[JsonValue] | None = None
+
+    def request(self) -> JobRequest:
+        if self.integrations:
+            raise InvalidValue("This store has no integrations.", param="integrations")
+        return JobRequest(
+            model=self.model,
+            training_file=self.training_file,
+            validation_file=self.validation_file,
+            hyperparameters=self.checked_hyperparameters(),
+            suffix=check_suffix(self.suffix) or None,
+            seed=self.seed,
+            metadata=check_metadata(self.metadata or {}),
+        )
+
+
+class JobOut(BaseModel):
+    id: str
+    object: str = "fine_tuning.job"
+    created_at: int
+    finished_at: int | None
+    estimated_finish: int | None
+    status: str
+    model: str
+    fine_tuned_model: str | None
+    organization_id: str
+    training_file: str
+    validation_file: str | None
+    result_files: list[str]
+    trained_tokens: int | None
+    hyperparameters: dict[str, Any]
+    method: dict[str, Any]
+    seed: int
+    error: dict[str, Any] | None
+    integrations: list[Any] = []
+    metadata: dict[str, str]
+    charge_micros: int | None
+    held_micros: int
+    cancel_requested: bool
+    base_valid_loss: float | None
+
+    @classmethod
+    def of(cls, job: FineTuningJob, names: dict[str, str]) -> Self:
+        """`names`: variant id → model name."""
+        return cls(
+            id=job.id,
+            created_at=unix(job.created_at),
+            finished_at=unix(job.finished_at) if job.finished_at else None,
+            estimated_finish=unix(job.estimated_finish) if job.estimated_finish else None,
+            status=job.status,
+            model=job.model,
+            fine_tuned_model=names.get(job.variant_id or ""),
+            organization_id=job.account_id,
+            training_file=job.training_file_id,
+            validation_file=job.validation_file_id,
+            result_files=(job.result or {}).get("result_files", []),
+            trained_tokens=job.trained_tokens,
+            hyperparameters=job.hyperparameters,
+            method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
+            seed=job.seed,
+            error=job.error,
+            metadata=job.metadata_,
+            charge_micros=job.charge_micros,
+            held_micros=job.held_micros if job.finished_at is None else 0,
+            cancel_requested=job.cancel_requested,
+            base_valid_loss=(job.result or {}).get("base_valid_loss"),
+        )
+
+
+class EventOut(BaseModel):
+    id: str
+    object: str = "fine_tuning.job.event"
+    created_at: int
+    level: str
+    message: str
+    type: str
+    data: dict[str, Any]
+
+    @classmethod
+    def of(cls, event: FineTuningEvent) -> Self:
+        return cls(
+            id=event.id,
+            created_at=unix(event.created_at),
+            level=event.level,
+            message=event.message,
+            type=event.type,
+            data=event.data,
+        )
+
+
+class CheckpointOut(BaseModel):
+    id: str
+    object: str = "fine_tuning.job.checkpoint"
+    created_at: int
+    fine_tuned_model_checkpoint: str
+    fine_tuning_job_id: str
+    step_number: int
+    metrics: dict[str, Any]
+
+    @classmethod
+    def of(cls, checkpoint: FineTuningCheckpoint, names: dict[str, str]) -> Self:
+        return cls(
+            id=checkpoint.id,
+            created_at=unix(checkpoint.created_at),
+            fine_tuned_model_checkpoint=names[checkpoint.variant_id],
+            fine_tuning_job_id=checkpoint.job_id,
+            step_number=checkpoint.step,
+            metrics=checkpoint.metrics,
+        )
+
+
+class EstimateOut(BaseModel):
+    """At most this many tokens and micros; `seconds` on two ordinary cores."""
+
+    object: str = "fine_tuning.estimate"
+    trained_tokens: int
+    price_micros: int
+    seconds: float
+    peak_memory_bytes: int
+    allowed_to_proceed: bool
+
+    @classmethod
+    def of(cls, plan: Plan, available_micros: int) -> Self:
+        shape, parameters = plan.base.shape, plan.base.parameters or 0
+        return cls(
+            trained_tokens=plan.tokens,
+            price_micros=plan.price,
+            seconds=estimated_seconds(plan.tokens, parameters),
+            peak_memory_bytes=peak_memory_bytes(parameters, shape.get("layers", 0), shape.get("hidden_size", 0)),
+            allowed_to_proceed=plan.price <= available_micros,
+        )

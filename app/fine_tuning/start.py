@@ -1,0 +1,116 @@
+"""Creating a job: everything that can be refused is refused here, and the worst-case price is set aside."""
+
+import secrets
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from app.accounts.tables import Account
+from app.billing.holds import hold
+from app.errors import InsufficientFunds, InsufficientQuota, InvalidTrainingFile, RateLimited
+from app.files.find import find_file, find_report
+from app.files.rules import FINE_TUNE
+from app.files.tables import File
+from app.fine_tuning.claim import wake_worker
+from app.fine_tuning.events import Event, add_events
+from app.fine_tuning.finish import KIND
+from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, training_price
+from app.fine_tuning.tables import FineTuningJob
+from app.ids import new_id
+from app.settings import get_settings
+from app.variants.bases import find_ready_base
+from app.variants.tables import BaseModel, Variant
+from app.variants.variants import find_variant
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A checked request. `seed` None: the store picks one."""
+
+    model: str
+    training_file: str
+    validation_file: str | None
+    hyperparameters: Hyperparameters
+    suffix: str | None
+    seed: int | None
+    metadata: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request comes to: `tokens` and `price` (micros) at most."""
+
+    base: BaseModel
+    parent: Variant | None
+    file: File
+    report: dict[str, Any] | None
+    tokens: int
+    price: int
+
+
+def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
+    """Raises ModelNotFound, NotFound, InvalidTrainingFile, RateLimited, InsufficientQuota."""
+    check_open_jobs(tx, account_id)
+    plan = plan_job(tx, account_id, request)
+    if request.validation_file is not None:
+        training_file(tx, account_id, request.validation_file, "validation_file")
+    job_id = new_id("ftjob")
+    try:
+        hold(tx, account_id, plan.price, KIND, job_id)
+    except InsufficientFunds as error:
+        raise InsufficientQuota(f"This job may cost {plan.price} micros; top up your wallet.") from error
+    job = FineTuningJob(
+        id=job_id,
+        account_id=account_id,
+        model=request.model,
+        base_id=plan.base.id,
+        parent_variant_id=plan.parent.id if plan.parent else None,
+        training_file_id=request.training_file,
+        validation_file_id=request.validation_file,
+        status="queued" if plan.report else "validating_files",
+        method={"type": "supervised"},
+        hyperparameters=asdict(request.hyperparameters),
+        suffix=request.suffix,
+        seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
+        metadata_=request.metadata,
+        held_micros=plan.price,
+    )
+    tx.add(job)
+    tx.flush()
+    messages = [f"Created fine-tuning job: {job_id}", f"Validating training file: {request.training_file}"]
+    add_events(tx, job_id, [Event(message) for message in messages])
+    wake_worker(tx)
+    return job
+
+
+def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
+    """Which base, which file, at most how many tokens at what price."""
+    parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
+    base = find_ready_base(tx, parent.base_id if parent else request.model)
+    file = training_file(tx, account_id, request.training_file, "training_file")
+    found = find_report(tx, file.id)
+    report = found.report if found else None
+    rows, tokens = (report["rows"], report["tokens"]) if report else (None, None)
+    most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
+    return Plan(base, parent, file, report, most, training_price(most, base.training_micros_per_million_tokens))
+
+
+def training_file(tx: Session, account_id: str, file_id: str, param: str) -> File:
+    """A file of the caller that can be trained on; it cannot be deleted before the job's row is committed."""
+    file = find_file(tx, account_id, file_id, param=param, share=True)
+    if file.purpose != FINE_TUNE:
+        raise InvalidTrainingFile(f"The purpose of {file_id} is not '{FINE_TUNE}'.", param=param)
+    if file.status == "error":
+        raise InvalidTrainingFile(f"{file_id}: {file.status_details}", param=param)
+    return file
+
+
+def check_open_jobs(tx: Session, account_id: str) -> None:
+    """Creations of one account wait for each other here, so that the limit holds."""
+    tx.execute(select(Account.id).where(Account.id == account_id).with_for_update(key_share=True))
+    query = select(func.count()).where(FineTuningJob.account_id == account_id, FineTuningJob.status.in_(OPEN))
+    most = get_settings().fine_tuning.max_jobs_per_account
+    if int(tx.scalar(query) or 0) >= most:
+        raise RateLimited(f"You may have {most} unfinished fine-tuning jobs; wait for one to end.", retry_after=30)

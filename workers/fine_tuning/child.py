@@ -1,0 +1,144 @@
+"""The training process and the thread that keeps its lease. This process never imports torch."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import Self
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy.exc import OperationalError
+
+from app.database import transaction
+from app.fine_tuning.progress import renew
+from workers.fine_tuning.spec import CANCEL, STOP, JobSpec, Report
+
+log = structlog.get_logger(__name__)
+
+RECIPE = "workers.fine_tuning.recipes.supervised"
+RENEWAL = 1.0
+
+
+class Child:
+    """A recipe in a process of its own: a crash of it is only a failed attempt, its memory is given back.
+
+    It is started without the store's secrets, in a session of its own (Ctrl-C is for its supervisor to hear).
+    """
+
+    def __init__(self, spec: JobSpec) -> None:
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", RECIPE],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=environment | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
+            start_new_session=True,
+            text=True,
+            bufsize=1,
+        )
+        self._ordered: set[str] = set()
+        self._say(spec.model_dump_json())
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def reports(self) -> Iterator[Report]:
+        """What it tells, until it ends."""
+        if self._process.stdout is not None:
+            for line in self._process.stdout:
+                try:
+                    yield Report.model_validate_json(line)
+                except ValidationError:
+                    log.warning("training_line_ignored", line=line[:200])
+
+    def order(self, what: str) -> None:
+        """`cancel` or `stop`, obeyed after the step under way; saying it again changes nothing."""
+        if what not in self._ordered:
+            self._ordered.add(what)
+            self._say(what)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+    def end(self) -> str:
+        """Wait for its end; how it ended, in words fit for a log."""
+        code = self._process.wait()
+        self._errors.seek(0)
+        lines = self._errors.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
+        if code < 0:
+            return f"killed by {signal.Signals(-code).name}"
+        return f"exit code {code}" + (f": {lines[-1][:300]}" if code and lines else "")
+
+    def close(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:
+                    continue
+        self._errors.close()
+
+    def _say(self, line: str) -> None:
+        try:
+            if self._process.stdin is not None:
+                self._process.stdin.write(line + "\n")
+                self._process.stdin.flush()
+        except (BrokenPipeError, ValueError):
+            log.info("training_process_gone", pid=self._process.pid)
+
+
+class LeaseKeeper:
+    """Renews the lease once a second while a child works; passes a cancel on, kills the child when the lease is lost.
+
+    `stopping` is set when the worker shuts down: the child then checkpoints and ends.
+    """
+
+    def __init__(self, job_id: str, token: int, lease: float, child: Child, stopping: threading.Event) -> None:
+        self.lost = False
+        self._job_id, self._token, self._lease = job_id, token, lease
+        self._child, self._stopping = child, stopping
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"lease-{job_id}", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        held_until = time.monotonic() + self._lease
+        while not self._done.wait(min(RENEWAL, self._lease / 3)):
+            if self._stopping.is_set():
+                self._child.order(STOP)
+            asked = time.monotonic()
+            try:
+                with transaction() as tx:
+                    state = renew(tx, self._job_id, self._token, self._lease)
+            except OperationalError as error:
+                log.warning("lease_not_renewed", job_id=self._job_id, error=type(error).__name__)
+                state = "held" if asked < held_until else "lost"
+            else:
+                held_until = asked + self._lease
+            if state == "cancel_requested":
+                self._child.order(CANCEL)
+            elif state == "lost":
+                self.lost = True
+                self._child.kill()
+                return

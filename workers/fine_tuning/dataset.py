@@ -1,0 +1,137 @@
+"""The full check of a chat training file: every problem with its line, every count that a price or a plan needs."""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from app.errors import InvalidTrainingFile
+from app.files.rules import parse_object, read_lines
+from models_registry.errors import PromptError
+from models_registry.prompt import Message, Renderer
+
+ROLES = frozenset({"system", "user", "assistant"})
+WARNINGS = frozenset({"duplicate", "over_context"})
+MAX_PROBLEMS = 100
+
+
+class BadRow(Exception):
+    """`code` as the report names it; the message is for the file's owner."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+@dataclass
+class Report:
+    """Grows line by line. `tokens`: of all good rows, each cut to the context; `trained_tokens`: the targets."""
+
+    rows: int = 0
+    tokens: int = 0
+    tokens_max: int = 0
+    trained_tokens: int = 0
+    duplicates: int = 0
+    over_context: int = 0
+    problem_count: int = 0
+    errors: int = 0
+    problems: list[dict[str, Any]] = field(default_factory=list)
+    roles: Counter[str] = field(default_factory=Counter)
+
+    def add_problem(self, line: int, code: str, message: str) -> None:
+        self.problem_count += 1
+        self.errors += code not in WARNINGS
+        if len(self.problems) < MAX_PROBLEMS:
+            self.problems.append({"line": line, "code": code, "message": message})
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "rows": self.rows,
+            "tokens": self.tokens,
+            "tokens_max": self.tokens_max,
+            "tokens_mean": round(self.tokens / self.rows, 1) if self.rows else 0.0,
+            "trained_tokens": self.trained_tokens,
+            "duplicates": self.duplicates,
+            "over_context": self.over_context,
+            "problem_count": self.problem_count,
+            "problems": self.problems,
+            "roles": dict(self.roles),
+        }
+
+    def trouble(self) -> str | None:
+        """Why this file cannot be trained on; None when it can."""
+        first = next((each for each in self.problems if each["code"] not in WARNINGS), None)
+        if first is not None:
+            return f"line {first['line']}: {first['message']} ({self.errors} lines with errors)"
+        if self.errors:
+            return f"{self.errors} lines with errors"
+        return None if self.rows else "The file has no rows."
+
+
+def validate(path: Path, renderer: Renderer, context_length: int) -> Report:
+    """Read the file once, line by line; memory holds the report and a digest per row."""
+    report = Report()
+    with path.open("rb") as stream:
+        try:
+            read_all(stream, renderer, context_length, report)
+        except InvalidTrainingFile as error:
+            report.add_problem(1, "unreadable", error.message)
+    return report
+
+
+def read_all(stream: IO[bytes], renderer: Renderer, context_length: int, report: Report) -> None:
+    seen: set[bytes] = set()
+    for number, line in read_lines(stream):
+        digest = hashlib.blake2b(line.strip(), digest_size=16).digest()
+        try:
+            messages = check_row(line)
+            rendered = renderer.training(messages)
+        except BadRow as error:
+            report.add_problem(number, error.code, str(error))
+            continue
+        except PromptError as error:
+            report.add_problem(number, "template_refused", str(error))
+            continue
+        report.rows += 1
+        report.roles.update(message.role for message in messages)
+        length = min(len(rendered.ids), context_length)
+        report.tokens += length
+        report.tokens_max = max(report.tokens_max, len(rendered.ids))
+        report.trained_tokens += sum(rendered.mask[:context_length])
+        if len(rendered.ids) > context_length:
+            report.over_context += 1
+            text = f"{len(rendered.ids)} tokens are cut to the context of {context_length}"
+            report.add_problem(number, "over_context", text)
+        if digest in seen:
+            report.duplicates += 1
+            report.add_problem(number, "duplicate", "the same row came before")
+        seen.add(digest)
+
+
+def check_row(line: bytes) -> list[Message]:
+    """The messages of one line. Raises BadRow."""
+    try:
+        row = parse_object(line)
+    except ValueError as error:
+        code = "not_an_object" if "object" in str(error) else "invalid_json"
+        raise BadRow(code, str(error)) from error
+    given = row.get("messages")
+    if not isinstance(given, list) or not given:
+        raise BadRow("missing_messages", "the object has no list of 'messages'")
+    messages = [check_message(each) for each in given]
+    if not any(message.role == "assistant" and message.weight for message in messages):
+        raise BadRow("no_assistant_message", "no assistant message to learn from")
+    return messages
+
+
+def check_message(given: Any) -> Message:
+    if not isinstance(given, dict) or given.get("role") not in ROLES:
+        raise BadRow("unknown_role", f"each message needs a role out of {', '.join(sorted(ROLES))}")
+    content = given.get("content")
+    if not isinstance(content, str) or not content.strip():
+        raise BadRow("empty_content", f"a message of the {given['role']} has no text")
+    weight = given.get("weight", 1)
+    if weight not in (0, 1) or isinstance(weight, float):
+        raise BadRow("invalid_weight", "weight must be 0 or 1")
+    return Message(given["role"], content, int(weight))

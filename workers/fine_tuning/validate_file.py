@@ -1,0 +1,40 @@
+"""The body of `fine_tuning.validate_file`: count a training file with the tokenizer of the store's own base."""
+
+import structlog
+
+from app.database import transaction
+from app.files.tables import File
+from app.files.upload import uploads
+from app.files.validation import begin_validation, finish_validation
+from app.settings import get_settings
+from app.variants.bases import ready_bases
+from app.variants.tables import BaseModel
+from models_registry.prompt import Renderer
+from models_registry.store import open_store
+from workers.fine_tuning.dataset import validate
+
+log = structlog.get_logger(__name__)
+
+
+def validate_file(file_id: str) -> None:
+    """Without any base yet the file stays `uploaded`; upkeep, or the first job on it, asks again."""
+    with transaction() as tx:
+        bases = ready_bases(tx)
+        if not bases:
+            return
+        default = get_settings().base.default_id
+        base = next((each for each in bases if each.id == default), bases[0])
+        file = begin_validation(tx, file_id)
+    if file is not None:
+        check_file(file, base)
+
+
+def check_file(file: File, base: BaseModel) -> str | None:
+    """Validate for `base` and record the report; returns why the file cannot be trained on, if so."""
+    folder = open_store(get_settings().artifacts_url).folder(base.digest or "")
+    report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048)
+    trouble = report.trouble()
+    with transaction() as tx:
+        finish_validation(tx, file.id, report.as_json(), trouble)
+    log.info("file_validated", file_id=file.id, rows=report.rows, problems=report.problem_count)
+    return trouble
