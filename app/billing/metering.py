@@ -61,7 +61,7 @@ def open_call(
         target.input_micros_per_million_tokens,
         target.output_micros_per_million_tokens,
     )
-    check_budget(tx, api_key_id, worst)
+    check_budget(tx, account_id, api_key_id, worst)
     try:
         hold(tx, account_id, worst, KIND, generation_id)
     except InsufficientFunds as error:
@@ -90,7 +90,7 @@ def open_call(
     return generation
 
 
-def check_budget(tx: Session, api_key_id: str | None, worst: int) -> None:
+def check_budget(tx: Session, account_id: str, api_key_id: str | None, worst: int) -> None:
     """A key with a budget spends no more than that in its life. Its row is locked: two calls share one budget."""
     if api_key_id is None:
         return
@@ -101,7 +101,8 @@ def check_budget(tx: Session, api_key_id: str | None, worst: int) -> None:
     counted = case(
         (Generation.state == "held", Generation.held_micros), else_=func.coalesce(Generation.charge_micros, 0)
     )
-    spent = tx.scalar(select(func.coalesce(func.sum(counted), 0)).where(Generation.api_key_id == api_key_id)) or 0
+    calls = (Generation.account_id == account_id) & (Generation.api_key_id == api_key_id)
+    spent = tx.scalar(select(func.coalesce(func.sum(counted), 0)).where(calls)) or 0
     if spent + worst > budget:
         raise InsufficientQuota("This key's budget does not cover the call.")
 

@@ -17,14 +17,15 @@ from app.catalog.tables import ListingVersion
 from app.database import transaction
 from app.errors import NotFound
 from tests.conftest import Services, Signed
-from tests.factories import listing_body, new_account, new_listing, new_variant
+from tests.factories import listing_body, new_account, new_listing, new_member, new_variant
 
 SignUp = Callable[..., Signed]
 
 
 @pytest.fixture
-def seller(signed_up: SignUp) -> Signed:
-    return signed_up("seller")
+def seller(services: Services) -> Signed:
+    with transaction() as tx:
+        return new_member(tx)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Finding a listing: words, near misses, Chinese, filters, orders, pages, facets."""
 
 import secrets
-from collections.abc import Callable
 
 import pytest
 from starlette.testclient import TestClient
@@ -11,17 +10,15 @@ from app.catalog.search_text import bigrams, characters
 from app.catalog.tables import Listing
 from app.database import transaction
 from app.reviews.review import write_review
-from tests.conftest import Signed
-from tests.factories import new_account, new_listing
-
-SignUp = Callable[..., Signed]
+from tests.conftest import Services, Signed
+from tests.factories import new_account, new_listing, new_member
 
 
 @pytest.fixture
-def shelf(signed_up: SignUp) -> Signed:
+def shelf(services: Services) -> Signed:
     """A seller with four listings: support (free), code, 客服, an unlisted one."""
-    seller = signed_up("shelf")
     with transaction() as tx:
+        seller = new_member(tx)
         new_listing(
             tx,
             seller.account_id,

@@ -13,15 +13,16 @@ from app.catalog.tables import Listing
 from app.database import transaction
 from app.reviews.review import write_review
 from tests.billing.calls import call_of, opened
-from tests.conftest import Signed
-from tests.factories import new_account, new_listing
+from tests.conftest import Services, Signed
+from tests.factories import new_account, new_listing, new_member
 
 SignUp = Callable[..., Signed]
 
 
 @pytest.fixture
-def seller(signed_up: SignUp) -> Signed:
-    return signed_up("seller")
+def seller(services: Services) -> Signed:
+    with transaction() as tx:
+        return new_member(tx)
 
 
 @pytest.fixture
@@ -84,10 +85,9 @@ def test_strangers_and_owners_do_not_review(signed_up: SignUp, seller: Signed, r
 
 
 @pytest.mark.parametrize("rating", [0, 6, -1, 4.5, "5", None, True, 2**63])
-def test_a_rating_is_a_whole_number_from_1_to_5(
-    signed_up: SignUp, listing: Listing, review: Review, rating: object
-) -> None:
-    buyer = signed_up("buyer")
+def test_a_rating_is_a_whole_number_from_1_to_5(listing: Listing, review: Review, rating: object) -> None:
+    with transaction() as tx:
+        buyer = new_member(tx)
     bought(buyer, listing)
     answer = review(buyer, rating)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "invalid_value")
