@@ -3,30 +3,21 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, ColumnElement, Select, and_, cast, exists, func, literal, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
 from app.catalog.cursor import read_cursor, write_cursor
-from app.catalog.schemas import Facet, ListingOut, ListingPage
+from app.catalog.facets import COUNTED, count
+from app.catalog.schemas import ListingOut, ListingPage
 from app.catalog.search_text import query_of
+from app.catalog.spelling import admit_candidates, misspelt
 from app.catalog.tables import Listing, ListingVersion, Price
 from app.database import utc_now
 
 Sort = Literal["relevance", "trending", "newest", "rating", "price", "popular"]
 MILLION = 1_000_000
-# Shares of common trigrams: worth a closer look, and surely the same word.
-CANDIDATE, SAME_WORD = 0.2, 0.6
-# Up to this many letters, two wrong ones make another word.
-SHORT_WORD = 5
-MAX_WORDS, MAX_WORD = 8, 60
-FACETS: dict[str, Any] = {
-    "category": Listing.category,
-    "tag": func.unnest(Listing.tags),
-    "base_model": Listing.base_id,
-    "license": Listing.license,
-}
 
 
 @dataclass(frozen=True)
@@ -50,10 +41,11 @@ class Search:
 def search(tx: Session, wanted: Search, limit: int, after: str | None) -> ListingPage:
     """One page of listings on sale. Raises InvalidCursor."""
     if wanted.q:
-        tx.execute(select(func.set_config("pg_trgm.word_similarity_threshold", str(CANDIDATE), True)))
+        admit_candidates(tx)
     prices = prices_in_force()
-    matching = select(Listing.id).join(prices, prices.c.listing_id == Listing.id)
+    matching = select(*COUNTED).join(prices, prices.c.listing_id == Listing.id)
     matching = matching.join(Account, Account.id == Listing.account_id).where(*conditions(wanted, prices))
+    total, facets = count(tx, matching)
     key = sort_key(wanted, prices)
     query = (
         select(Listing, Account.handle, ListingVersion, Price, key)
@@ -77,8 +69,8 @@ def search(tx: Session, wanted: Search, limit: int, after: str | None) -> Listin
         first_id=cursors[0] if cursors else None,
         last_id=cursors[-1] if cursors else None,
         has_more=len(rows) > limit,
-        total=tx.scalar(select(func.count()).select_from(matching.subquery())) or 0,
-        facets={name: facet(tx, column, matching) for name, column in FACETS.items()},
+        total=total,
+        facets=facets,
     )
 
 
@@ -116,21 +108,6 @@ def conditions(wanted: Search, prices: Any) -> list[ColumnElement[bool]]:
     return found
 
 
-def misspelt(q: str) -> ColumnElement[bool]:
-    """Every word of `q` is part of a word of the listing, or one or two letters away from one."""
-    near = [near_word(word[:MAX_WORD]) for word in q.lower().split()[:MAX_WORDS]]
-    return and_(*near)
-
-
-def near_word(word: str) -> ColumnElement[bool]:
-    """Trigrams first, because they have an index; then edits, because trigrams miss a swapped letter."""
-    words = func.unnest(func.string_to_array(Listing.search_text, " ")).column_valued("word")
-    edits = 2 if len(word) > SHORT_WORD else 1
-    close = exists().where(func.levenshtein_less_equal(func.left(words, MAX_WORD), word, edits) <= edits)
-    candidate = literal(word).op("<%", is_comparison=True)(Listing.search_text)
-    return candidate & (close | (func.word_similarity(word, Listing.search_text) >= SAME_WORD))
-
-
 def similarity(q: str) -> ColumnElement[float]:
     return func.word_similarity(q.lower(), Listing.search_text)
 
@@ -150,11 +127,3 @@ def sort_key(wanted: Search, prices: Any) -> ColumnElement[int]:
         "popular": Listing.sales_count * 1,
     }
     return cast(keys.get(wanted.order, hot * MILLION), BigInteger)
-
-
-def facet(tx: Session, column: Any, matching: Select[Any]) -> list[Facet]:
-    """How many of the matching listings have each value."""
-    value = column.label("value")
-    counted = select(value, func.count()).where(Listing.id.in_(matching)).group_by(value)
-    rows = tx.execute(counted.order_by(func.count().desc(), value).limit(20))
-    return [Facet(value=value, count=count) for value, count in rows]
