@@ -29,7 +29,7 @@ def make_worker(queues: Sequence[str], concurrency: int = 4) -> Celery:
         worker_redirect_stdouts=False,
         worker_enable_remote_control=False,
         worker_send_task_events=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_cancel_long_running_tasks_on_connection_loss=True,
     )
     app.conf.task_default_queue = queues[0]
     app.conf.gptstore_queues = tuple(queues)

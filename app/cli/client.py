@@ -151,7 +151,12 @@ def wait_checked(client: StoreClient, listing: Json) -> Json:
     return listing
 
 
-def search(query: str = "", category: str | None = None, limit: int = 20, as_json: AsJson = False) -> None:
+def search(
+    query: Annotated[str, typer.Argument()] = "",
+    category: str | None = None,
+    limit: int = 20,
+    as_json: AsJson = False,
+) -> None:
     """Find GPTs."""
     with talking() as client:
         answer = client.get("/v1/listings", q=query, category=category, limit=limit)
@@ -224,7 +229,7 @@ def entries_table(rows: list[Json]) -> Table:
     return table
 
 
-def top_up(amount_micros: int, gateway: str = "sandbox") -> None:
+def top_up(amount_micros: Annotated[int, typer.Argument(min=1)], gateway: str = "sandbox") -> None:
     """Put money into the wallet."""
     with talking() as client:
         answer = client.post("/v1/wallet/top_ups", {"amount_micros": amount_micros, "gateway": gateway})

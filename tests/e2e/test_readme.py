@@ -1,0 +1,56 @@
+"""What the README tells people to type works as written, on a running store."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+
+from app.cli.demo_data import tech_support
+from tests.e2e.conftest import Person, Store
+
+ROOT = Path(__file__).parent.parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def on_this_store(snippet: str, store: Store, key: str) -> str:
+    return snippet.replace("http://127.0.0.1:8000", store.url).replace("gpts_…", key)
+
+
+def run(command: list[str], folder: Path) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment |= {"PATH": path, "XDG_CONFIG_HOME": str(folder)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=150)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_python_snippets_run(store: Store, seller: Person, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(tech_support(16).training)
+    calling, training = (on_this_store(each, store, seller.key) for each in snippets("python"))
+    assert "Paris" in run([sys.executable, "-c", calling], tmp_path)
+    assert "Created fine-tuning job" in run([sys.executable, "-W", "ignore", "-c", training], tmp_path)
+
+
+def test_the_shell_snippets_run(store: Store, seller: Person, tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_bytes(tech_support(16).training)
+    make, sign_up, commands = (on_this_store(each, store, seller.key) for each in snippets("bash"))
+    assert make == "make run\n"
+    assert "gpts_" in run(["bash", "-ec", sign_up], tmp_path)
+    said = run(["bash", "-ec", commands], tmp_path)
+    assert f"logged in as {seller.handle}" in said
+    assert f"ft:smollm2-135m-instruct:{seller.handle}:support:" in said
+    assert "welcome_credit" in said
+
+
+def test_the_store_tells_what_prometheus_wants(store: Store) -> None:
+    assert "python_info" in httpx.get(f"{store.url}/metrics").text
+    ready = httpx.get(f"{store.url}/readyz").json()
+    assert {worker["kind"] for worker in ready["workers"]} == {"generation", "fine-tuning"}
