@@ -20,6 +20,18 @@ from starlette.testclient import TestClient
 from app.local.services import start_postgres, start_valkey
 
 ROOT = Path(__file__).parent.parent
+LONG = ("chaos", "fuzz")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    for name in LONG:
+        parser.addoption(f"--{name}", action="store_true", help=f"also run tests/{name}, which take minutes")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """The long tests run by `make chaos` and `make fuzz` only."""
+    name = collection_path.name
+    return True if name in LONG and not config.getoption(f"--{name}") else None
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,11 @@ import pytest
 from openai import OpenAI
 from safetensors.numpy import save
 
+Tensors = dict[str, np.ndarray]
 BASE = "smollm2-135m-instruct"
 START_SECONDS = 120.0
+# Shorter patience than an operator's, so that what follows a kill -9 is seen sooner.
+IMPATIENT = {"GPTSTORE_FINE_TUNING__LEASE": "4", "GPTSTORE_GENERATION__SILENCE": "4"}
 
 
 @dataclass
@@ -89,7 +92,12 @@ def store() -> Iterator[Store]:
     command = [sys.executable, "-m", "app.cli.main", "up", "--port", str(port), "--data", str(data)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment | IMPATIENT,
+        start_new_session=True,
     )
     running = Store(f"http://127.0.0.1:{port}", data, process)
     reader = threading.Thread(target=running.follow, daemon=True)
@@ -144,15 +152,9 @@ def fine_tunes(seller: Person) -> list[str]:
     return [upload_adapter(seller, seed) for seed in range(4)]
 
 
-def upload_adapter(owner: Person, seed: int, rank: int = 4, layers: int = 30, width: int = 576) -> str:
-    """Random factors on the query projections, strong enough to change the answer."""
-    random = np.random.default_rng(seed)
-    tensors = {}
-    for layer in range(layers):
-        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
-        tensors[f"{name}.lora_A.weight"] = random.standard_normal((rank, width), dtype=np.float32) / width**0.5
-        tensors[f"{name}.lora_B.weight"] = random.standard_normal((width, rank), dtype=np.float32) * 0.3
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+def upload_adapter(owner: Person, seed: int) -> str:
+    """Returns the name to call it by."""
+    tensors, config = random_adapter(seed)
     files = {
         "adapter_model.safetensors": ("adapter_model.safetensors", save(tensors)),
         "adapter_config.json": ("adapter_config.json", json.dumps(config)),
@@ -160,6 +162,18 @@ def upload_adapter(owner: Person, seed: int, rank: int = 4, layers: int = 30, wi
     answer = owner.http.post("/v1/artifacts", data={"base_model": BASE, "suffix": f"v{seed}"}, files=files)
     assert answer.status_code == 201, answer.text
     return str(answer.json()["model"])
+
+
+def random_adapter(seed: int, rank: int = 4, layers: int = 30, width: int = 576) -> tuple[Tensors, dict[str, object]]:
+    """Random factors on SmolLM2's query projections, strong enough to change the answer; and their PEFT config."""
+    random = np.random.default_rng(seed)
+    tensors: Tensors = {}
+    for layer in range(layers):
+        name = f"base_model.model.model.layers.{layer}.self_attn.q_proj"
+        tensors[f"{name}.lora_A.weight"] = random.standard_normal((rank, width), dtype=np.float32) / width**0.5
+        tensors[f"{name}.lora_B.weight"] = random.standard_normal((width, rank), dtype=np.float32) * 0.3
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 8, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"}
+    return tensors, config
 
 
 def free_port() -> int:
