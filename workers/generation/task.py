@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from models_registry.store import ArtifactStore
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from app.billing import metering
 from app.database import transaction
 from app.inference.wire_events import Done, GenerateTask, TokenEvent, TokenLogprob, TopLogprob, WireError
+from models_registry.store import ArtifactStore
 from workers.generation.calls import Call, OpenCalls
 from workers.generation.engine import request as engine_request
 from workers.generation.engine.protocol import AdapterNotLoaded, Engine, OnEvent, RequestTooLong

@@ -3,10 +3,10 @@
 from collections.abc import Callable
 from pathlib import Path
 
-from models_registry.prompt import Detokenizer, Renderer
 from transformers.utils.logging import disable_progress_bar
 
 from app.settings import GenerationSettings
+from models_registry.prompt import Detokenizer, Renderer
 from workers.generation.engine.engine import EngineOptions, TorchEngine
 from workers.generation.engine.protocol import Engine
 
