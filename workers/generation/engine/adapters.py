@@ -1,40 +1,53 @@
-"""Many LoRA adapters over one copy of the base: the resident bank and the linear that applies them.
+"""Many LoRA adapters over one copy of the base: their tensors, and the linear that applies them.
 
-The tokens of one adapter are contiguous in a step's pack, so an adapter costs two small products per
-linear and step on its own rows only (the segmented form of Punica, arXiv 2310.18547).
+A step's rows of one adapter are contiguous. Long runs (prefill) take two products of their own; the single rows of
+decoding sequences share one kernel call per linear (the segmented form of Punica, arXiv 2310.18547). So the cost
+grows with the tokens, not with how many adapters there are.
 """
 
 import json
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from torch.nn.functional import linear
-from transformers.pytorch_utils import Conv1D
 
-from workers.generation.engine.protocol import AdapterNotLoaded
+from workers.generation.engine import cpu
+from workers.generation.engine.linear import Product
 
 PREFIX = "base_model.model."
+LONG_RUN = 16
+ENTRY = 5  # numbers per part in an adapter's table
+
+
+@dataclass(frozen=True)
+class Part:
+    """Columns `[begin, begin + width)` of a linear's output are those of the model's linear `name`."""
+
+    name: str
+    begin: int
+    width: int
 
 
 @dataclass
 class Adapter:
-    """`pairs`: full name of a linear → (A `[in, rank]`, B `[rank, out]` with the scale folded in)."""
+    """`factors`: name of a linear → (A `[rank, in]`, B `[rank, out]` with the scale folded in).
 
-    pairs: dict[str, tuple[Tensor, Tensor]]
+    `table`: `[linears, parts, 5]` integers that the kernel reads: address of A, of B, rank, first column, width.
+    """
+
+    factors: dict[str, tuple[Tensor, Tensor]]
+    table: Tensor
     users: int = 0
 
     @property
     def bytes(self) -> int:
-        return sum(a.nbytes + b.nbytes for a, b in self.pairs.values())
+        return sum(a.nbytes + b.nbytes for a, b in self.factors.values())
 
 
 @dataclass(frozen=True)
-class Segment:
+class Run:
     """Rows `[begin, end)` of the pack belong to `adapter`."""
 
     begin: int
@@ -43,66 +56,101 @@ class Segment:
 
 
 @dataclass
-class StepSegments:
-    """The present step's segments, shared with every adapter-aware linear of a model."""
+class StepAdapters:
+    """Which rows of the present step use which adapter, shared with every adapter-aware linear of a model.
 
-    segments: list[Segment] = field(default_factory=list)
+    `rows` and their `adapters` (places in `tables`) are for the kernel; `runs` are long, or all where it cannot run.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    rows: Tensor | None = None
+    adapters: Tensor | None = None
+    tables: Tensor | None = None
+
+    def set(self, runs: list[Run], kernels: bool) -> None:
+        """`kernels`: short runs go to the kernel, row by row."""
+        self.runs = [run for run in runs if not kernels or run.end - run.begin >= LONG_RUN]
+        short = [run for run in runs if kernels and run.end - run.begin < LONG_RUN]
+        self.rows = None
+        if short:
+            self.rows = torch.tensor([row for run in short for row in range(run.begin, run.end)])
+            self.adapters = torch.tensor([at for at, run in enumerate(short) for _ in range(run.begin, run.end)])
+            self.tables = torch.stack([run.adapter.table for run in short])
 
 
 class AdapterLinear(nn.Module):
-    """Replaces `nn.Linear` and GPT-2's `Conv1D`: the base's product, plus each segment's low-rank product."""
+    """Replaces one linear of the model, or several that read the same input: their products are one product."""
 
-    def __init__(self, name: str, weight: Tensor, bias: Tensor | None, step: StepSegments) -> None:
+    def __init__(self, index: int, parts: list[Part], product: Product, step: StepAdapters) -> None:
         super().__init__()
-        self.name = name
-        self.weight = nn.Buffer(weight, persistent=False)
-        self.bias = None if bias is None else nn.Buffer(bias, persistent=False)
-        self.step = step
+        self.index, self.parts, self.product, self.step = index, parts, product, step
 
     def forward(self, hidden: Tensor) -> Tensor:
         """hidden: [1, total_tokens, in] → [1, total_tokens, out]."""
-        result = linear(hidden, self.weight, self.bias)
-        for segment in self.step.segments:
-            pair = segment.adapter.pairs.get(self.name)
-            if pair is not None:
-                down = hidden[0, segment.begin : segment.end] @ pair[0]
-                result[0, segment.begin : segment.end].addmm_(down, pair[1])
+        result = self.product(hidden)
+        for run in self.step.runs:
+            rows = hidden[0, run.begin : run.end]
+            for part in self.parts:
+                factors = run.adapter.factors.get(part.name)
+                if factors is not None:
+                    columns = result[0, run.begin : run.end, part.begin : part.begin + part.width]
+                    columns.addmm_(rows @ factors[0].t(), factors[1])
+        if self.step.rows is not None:
+            self._single_rows(hidden, result)
         return result
 
+    def _single_rows(self, hidden: Tensor, result: Tensor) -> None:
+        from workers.generation.engine.cpu.project import LOW_RANK
 
-def replace_linears(model: nn.Module, step: StepSegments) -> dict[str, tuple[int, int]]:
-    """Swap every linear but the output head; returns name → (out, in) of what adapters may change."""
-    replaced = {}
-    for name, module in list(model.named_modules()):
-        if isinstance(module, nn.Linear) and module is not model.get_output_embeddings():  # type: ignore[operator]
-            weight = module.weight.detach()
-        elif isinstance(module, Conv1D):
-            weight = module.weight.detach().t().contiguous()
-        else:
-            continue
-        bias = None if module.bias is None else module.bias.detach()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, AdapterLinear(name, weight, bias, step))
-        replaced[name] = (weight.shape[0], weight.shape[1])
-    return replaced
+        step = self.step
+        assert step.rows is not None and step.adapters is not None and step.tables is not None  # noqa: S101 (set at once)
+        LOW_RANK[cpu.KINDS[hidden.dtype]](
+            hidden.data_ptr(),
+            result.data_ptr(),
+            step.rows.numel(),
+            hidden.shape[2],
+            result.shape[2],
+            step.rows.data_ptr(),
+            step.adapters.data_ptr(),
+            step.tables.data_ptr() + self.index * step.tables.stride(1) * 8,
+            step.tables.stride(0),
+            len(self.parts),
+        )
 
 
-def read_adapter(folder: Path, shapes: dict[str, tuple[int, int]], dtype: torch.dtype, device: torch.device) -> Adapter:
-    """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
-    config = json.loads((folder / "adapter_config.json").read_text())
-    pairs = {}
-    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-        names = sorted(key for key in weights.keys() if key.endswith(".lora_A.weight"))  # noqa: SIM118
-        for key in names:
-            name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
-            a = weights.get_tensor(key)
-            b = weights.get_tensor(key.replace(".lora_A.", ".lora_B."))
-            if shapes.get(name) != (b.shape[0], a.shape[1]):
-                raise ValueError(f"the adapter's {name} does not fit the base")
-            scale = _scale(config, name, a.shape[0])
-            down = a.t().to(device=device, dtype=dtype).contiguous()
-            pairs[name] = (down, (b.t().float() * scale).to(device=device, dtype=dtype).contiguous())
-    return Adapter(pairs)
+class AdapterFormat:
+    """What adapters of one base look like: its linears by name, as the model runner replaced them."""
+
+    def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device) -> None:
+        self._places = {part.name: (linear.index, at, part) for linear in linears for at, part in enumerate(linear.parts)}
+        self._widths = {part.name: linear.product.in_features for linear in linears for part in linear.parts}
+        self._shape = (len(linears), max((len(linear.parts) for linear in linears), default=0), ENTRY)
+        self._dtype, self._device = dtype, device
+
+    def read(self, folder: Path) -> Adapter:
+        """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
+        config = json.loads((folder / "adapter_config.json").read_text())
+        factors = {}
+        table = torch.zeros(self._shape, dtype=torch.int64)
+        with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+            names = sorted(key for key in weights.keys() if key.endswith(".lora_A.weight"))  # noqa: SIM118
+            for key in names:
+                name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+                a, b = weights.get_tensor(key), weights.get_tensor(key.replace(".lora_A.", ".lora_B."))
+                place = self._places.get(name)
+                if place is None or (place[2].width, self._widths[name]) != (b.shape[0], a.shape[1]):
+                    raise ValueError(f"the adapter's {name} does not fit the base")
+                up = b.t().float() * _scale(config, name, a.shape[0])
+                pair = self._own(a), self._own(up)
+                factors[name] = pair
+                linear, at, part = place
+                entry = [pair[0].data_ptr(), pair[1].data_ptr(), a.shape[0], part.begin, part.width]
+                table[linear, at] = torch.tensor(entry)
+        return Adapter(factors, table)
+
+    def _own(self, factor: Tensor) -> Tensor:
+        """A copy of its own: the kernel reads it by address."""
+        return factor.to(device=self._device, dtype=self._dtype, copy=True).contiguous()
 
 
 def _scale(config: dict[str, object], name: str, rank: int) -> float:
@@ -112,59 +160,3 @@ def _scale(config: dict[str, object], name: str, rank: int) -> float:
         if name == pattern or name.endswith("." + pattern):
             alpha = value
     return float(str(alpha)) / (rank**0.5 if config.get("use_rslora") else rank)
-
-
-class AdapterBank:
-    """Resident adapters by digest, least recently used out first; one in use is never evicted."""
-
-    def __init__(self, budget_bytes: int) -> None:
-        self._budget = budget_bytes
-        self._resident: OrderedDict[str, Adapter] = OrderedDict()
-        self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._resident)
-
-    @property
-    def bytes(self) -> int:
-        with self._lock:
-            return sum(adapter.bytes for adapter in self._resident.values())
-
-    def has(self, digest: str) -> bool:
-        """Also marks it as just used."""
-        with self._lock:
-            if digest in self._resident:
-                self._resident.move_to_end(digest)
-            return digest in self._resident
-
-    def put(self, digest: str, adapter: Adapter) -> None:
-        with self._lock:
-            self._resident.setdefault(digest, adapter)
-            self._resident.move_to_end(digest)
-            excess = sum(each.bytes for each in self._resident.values()) - self._budget
-            for name, each in list(self._resident.items())[:-1]:
-                if excess > 0 and each.users == 0:
-                    excess -= self._resident.pop(name).bytes
-
-    def remove(self, digest: str) -> None:
-        """Forget an idle adapter; one in use stays until it is evicted later."""
-        with self._lock:
-            if digest in self._resident and self._resident[digest].users == 0:
-                del self._resident[digest]
-
-    def acquire(self, digest: str) -> None:
-        """Pin for one request. Raises AdapterNotLoaded."""
-        with self._lock:
-            if digest not in self._resident:
-                raise AdapterNotLoaded(digest)
-            self._resident[digest].users += 1
-            self._resident.move_to_end(digest)
-
-    def release(self, digest: str) -> None:
-        with self._lock:
-            self._resident[digest].users -= 1
-
-    def get(self, digest: str) -> Adapter:
-        """A pinned adapter."""
-        with self._lock:
-            return self._resident[digest]

@@ -1,22 +1,24 @@
 """Attention over the paged KV cache, put into transformers' models through its attention registry.
 
-All tensors are packed: `[1, heads, total_tokens, head_dim]`, no padding between sequences. Prefill runs one
-SDPA per sequence; decoding sequences run in buckets of similar length, the heads of a KV group as query rows.
+All rows of a step are packed, no padding between sequences: queries are `[rows, heads, head_dim]`. A chunk of a
+prompt attends by matrix products, blocks of queries at a time; decoding rows share one kernel call per layer.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from workers.generation.engine.kv_cache import BLOCK_SIZE
+from workers.generation.engine.kv_pages import KvPages, Shape
+
 NAME = "gptstore_paged"
-BUCKET = 8
+QUERY_BLOCK = 128
 
 
 @dataclass(frozen=True)
-class Prefill:
+class Chunk:
     """Rows `[begin, end)` of the pack continue a sequence at position `start`; `table`: its blocks."""
 
     begin: int
@@ -26,45 +28,69 @@ class Prefill:
 
 
 @dataclass(frozen=True)
-class DecodeBucket:
-    """One row each of several sequences. `tables`: [rows, blocks]; `hidden`: [rows, 1, places] past the end."""
+class Decodes:
+    """`rows` of the pack that are one new token each; `tables`: [n, blocks], padded; `lengths` with the new token."""
 
     rows: Tensor
     tables: Tensor
-    hidden: Tensor
-
-
-class LayerCache:
-    """Keys and values of one layer, each `[blocks, kv_heads, block_size, head_dim]`, paid for as touched."""
-
-    def __init__(self, shape: tuple[int, int, int, int], dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
-
-    def write(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """`places`: [tokens · kv_heads] rows of the flat cache; keys, values: [1, kv_heads, tokens, head_dim].
-
-        Only finite numbers are stored: blocks are reused, and 0 · NaN in a hidden place would reach others.
-        """
-        width = keys.shape[-1]
-        for pages, new in ((self.keys, keys), (self.values, values)):
-            rows = new[0].transpose(0, 1).reshape(-1, width)
-            pages.view(-1, width).index_copy_(0, places, torch.nan_to_num(rows))
+    lengths: Tensor
 
 
 @dataclass(frozen=True)
 class PackedStep:
-    """Where each row of this step's pack reads and writes the cache."""
+    """Where each row of this step's pack reads and writes the cache. `places`: block · BLOCK_SIZE + offset."""
 
-    layers: list[LayerCache]
+    layers: list[KvPages]
     places: Tensor
-    prefills: list[Prefill]
-    decodes: list[DecodeBucket]
+    chunks: list[Chunk]
+    decodes: Decodes | None
 
 
-def gather(pages: Tensor, tables: Tensor) -> Tensor:
-    """Pages `[blocks, kv_heads, block_size, d]` by `[rows, n]` → `[rows, kv_heads, n · block_size, d]`."""
-    return pages[tables].transpose(1, 2).flatten(2, 3)
+def attend(step: PackedStep, layer: KvPages, qkv: Tensor, shape: Shape) -> Tensor:
+    """`qkv`: [rows, heads + 2 · kv_heads, head_dim], already stored in the cache → [rows, heads · head_dim]."""
+    rows = qkv.shape[0]
+    output = qkv.new_empty(rows, shape.heads, shape.head_dim)
+    for chunk in step.chunks:
+        own = qkv[chunk.begin : chunk.end]
+        key, value = layer.chunk(own, chunk.start, chunk.table, shape)
+        output[chunk.begin : chunk.end] = attend_chunk(own[:, : shape.heads], key, value, chunk.start, shape)
+    if step.decodes is not None:
+        layer.decode(qkv, output, step.decodes, shape)
+    return output.view(rows, -1)
+
+
+def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: Shape) -> Tensor:
+    """Causal attention of one chunk.
+
+    query: [rows, heads, head_dim]; key: [kv_heads, head_dim, length]; value: [kv_heads, length, head_dim].
+    The heads of a KV group are query rows of one product; each block of queries reads only what it may see.
+    """
+    rows, heads, head_dim = query.shape
+    kv_heads, length = key.shape[0], key.shape[2]
+    grouped = (query * shape.scale).view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
+    output = torch.empty_like(query)
+    target = output.view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
+    for begin in range(0, rows, QUERY_BLOCK):
+        end = min(begin + QUERY_BLOCK, rows)
+        first = max(start + begin + 1 - shape.window, 0) if shape.window else 0
+        last = start + end
+        block = grouped[:, :, begin:end].reshape(kv_heads, -1, head_dim)
+        scores = torch.bmm(block, key[:, :, first:last]).view(kv_heads, -1, end - begin, last - first)
+        scores = scores.float() if scores.dtype != torch.float32 else scores
+        scores += hidden_places(start + begin, start + end, first, shape.window, scores)
+        weights = scores.softmax(-1).to(value.dtype).view(kv_heads, -1, last - first)
+        target[:, :, begin:end] = torch.bmm(weights, value[:, first:last]).view(kv_heads, -1, end - begin, head_dim)
+    return output
+
+
+def hidden_places(begin: int, end: int, first: int, window: int, like: Tensor) -> Tensor:
+    """[queries, places]: -inf where a query of position begin … end may not look, else 0; places from `first` on."""
+    queries = torch.arange(begin, end, device=like.device)[:, None]
+    places = torch.arange(first, end, device=like.device)[None]
+    hidden = places > queries
+    if window:
+        hidden |= places <= queries - window
+    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
 
 
 def paged_attention(
@@ -75,53 +101,29 @@ def paged_attention(
     attention_mask: Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
+    sliding_window: int | None = None,
     *,
     step: PackedStep,
     **_: object,
 ) -> tuple[Tensor, None]:
-    """Write this step's keys and values, then attend; returns `[1, total_tokens, heads, head_dim]`."""
+    """For models whose own code rotates: tensors are `[1, heads, rows, head_dim]`; returns `[1, rows, heads, dim]`."""
     layer_index = module.layer_idx
     assert isinstance(layer_index, int)  # noqa: S101 (nn.Module attributes are untyped)
-    layer = step.layers[layer_index]
-    layer.write(step.places, key, value)
-    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    output = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
-    for prefill in step.prefills:
-        rows = slice(prefill.begin, prefill.end)
-        output[rows] = _attend_prefill(layer, prefill, query[:, :, rows], key[:, :, rows], value[:, :, rows], scale)
-    for bucket in step.decodes:
-        output[bucket.rows] = _attend_decode(layer, bucket, query[0][:, bucket.rows].transpose(0, 1), scale)
-    return output.unsqueeze(0), None
-
-
-def _attend_prefill(
-    layer: LayerCache, prefill: Prefill, query: Tensor, key: Tensor, value: Tensor, scale: float
-) -> Tensor:
-    """→ `[tokens, heads, head_dim]`. A first chunk attends to itself, a later one also to the cache."""
-    mask, causal = None, True
-    if prefill.start > 0:
-        length = prefill.start + query.shape[2]
-        key = gather(layer.keys, prefill.table[None])[:, :, :length]
-        value = gather(layer.values, prefill.table[None])[:, :, :length]
-        places = torch.arange(length, device=query.device)
-        mask, causal = places[None, :] <= places[prefill.start :, None], False
-    grouped = query.shape[1] != key.shape[1]
-    result = scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=grouped
+    head_dim = query.shape[-1]
+    shape = Shape(
+        heads=query.shape[1],
+        kv_heads=key.shape[1],
+        head_dim=head_dim,
+        scale=head_dim**-0.5 if scaling is None else scaling,
+        window=sliding_window or 0,
     )
-    return result[0].transpose(0, 1)
-
-
-def _attend_decode(layer: LayerCache, bucket: DecodeBucket, query: Tensor, scale: float) -> Tensor:
-    """query `[rows, heads, head_dim]` → the same; grouped-query heads share one read of their K and V."""
-    rows, heads, width = query.shape
-    kv_heads = layer.keys.shape[1]
-    keys = gather(layer.keys, bucket.tables).flatten(0, 1)
-    values = gather(layer.values, bucket.tables).flatten(0, 1)
-    grouped = query.reshape(rows * kv_heads, heads // kv_heads, width)
-    scores = torch.bmm(grouped, keys.transpose(1, 2)).view(rows, heads, -1).float() * scale
-    weights = scores.masked_fill_(bucket.hidden, float("-inf")).softmax(-1).to(values.dtype)
-    return torch.bmm(weights.view(rows * kv_heads, heads // kv_heads, -1), values).view(rows, heads, width)
+    qkv = torch.cat([query[0], key[0], value[0]]).transpose(0, 1).contiguous()
+    layer = step.layers[layer_index]
+    layer.store(qkv, step.places, shape)
+    output = attend(step, layer, qkv, shape)
+    return output.view(1, -1, shape.heads, head_dim), None
 
 
 AttentionInterface.register(NAME, paged_attention)
+
+__all__ = ["BLOCK_SIZE", "NAME", "Chunk", "Decodes", "PackedStep", "attend", "paged_attention"]

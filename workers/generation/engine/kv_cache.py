@@ -1,5 +1,7 @@
 """The KV cache as book-keeping: blocks of token positions, handed out and taken back. No tensors here."""
 
+BLOCK_SIZE = 32
+
 
 class BlockPool:
     """`total` blocks of `block_size` token positions. Freed blocks are reused first, so memory stays warm."""

@@ -1,0 +1,176 @@
+"""The few things that numba lacks: bf16 numbers, typed memory behind an address, an atomic counter, a fast exp."""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import carray, njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic, overload
+
+ALL = 1 << 60  # the length of an array whose end nobody checks
+BODY = types.void(types.CPointer(types.int64))
+
+
+def _pointer(kind: Any) -> Any:
+    @intrinsic
+    def cast(_: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.inttoptr(arguments[0], context.get_value_type(signature.return_type))
+
+        return types.CPointer(kind)(types.int64), codegen
+
+    return cast
+
+
+as_u16 = _pointer(types.uint16)
+as_u32 = _pointer(types.uint32)
+as_f32 = _pointer(types.float32)
+as_i64 = _pointer(types.int64)
+
+
+@intrinsic
+def take(_: Any, counter: Any, amount: Any) -> Any:
+    """Add `amount` to the counter that all threads share; returns what it was before."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.atomic_rmw("add", arguments[0], arguments[1], "monotonic")
+
+    return types.int64(types.CPointer(types.int64), types.int64), codegen
+
+
+@intrinsic
+def prefetch(_: Any, array: Any, index: Any) -> Any:
+    """Ask for the cache line of `array[index]`; an index past the end is harmless."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
+        byte, int32 = ir.IntType(8).as_pointer(), ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
+        builder.call(function, [address, int32(0), int32(3), int32(1)])
+        return context.get_dummy_value()
+
+    return types.void(array, index), codegen
+
+
+@njit(inline="always")
+def low(pair: Any) -> Any:
+    """The first bf16 of two in a 32-bit word, as fp32."""
+    return np.uint32(pair << np.uint32(16)).view(np.float32)
+
+
+@njit(inline="always")
+def high(pair: Any) -> Any:
+    """The second one."""
+    return np.uint32(pair & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def load(value: Any) -> Any:
+    """A stored number as fp32: bf16 is kept as uint16."""
+    raise NotImplementedError
+
+
+@overload(load, inline="always")
+def _load(value: Any) -> Any:
+    if value == types.uint16:
+
+        def widened(value: Any) -> Any:
+            return np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+
+        return widened
+
+    def plain(value: Any) -> Any:
+        return value
+
+    return plain
+
+
+def store(array: Any, index: Any, value: Any) -> None:
+    """fp32 into `array`, rounded to nearest even where that holds bf16."""
+    raise NotImplementedError
+
+
+@overload(store, inline="always")
+def _store(array: Any, index: Any, value: Any) -> Any:
+    if array.dtype == types.uint16:
+
+        def rounded(array: Any, index: Any, value: Any) -> None:
+            bits = np.float32(value).view(np.uint32)
+            bits += np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
+            array[index] = np.uint16(bits >> np.uint32(16))
+
+        return rounded
+
+    def plain(array: Any, index: Any, value: Any) -> None:
+        array[index] = value
+
+    return plain
+
+
+def finite(value: Any) -> Any:
+    """A stored number, or 0 where it is an infinity or a NaN."""
+    raise NotImplementedError
+
+
+@overload(finite, inline="always")
+def _finite(value: Any) -> Any:
+    if value == types.uint16:
+
+        def bf16(value: Any) -> Any:
+            return np.uint16(0) if (value & np.uint16(0x7F80)) == np.uint16(0x7F80) else value
+
+        return bf16
+
+    def fp32(value: Any) -> Any:
+        bits = np.float32(value).view(np.uint32) & np.uint32(0x7F800000)
+        return np.float32(0) if bits == np.uint32(0x7F800000) else value
+
+    return fp32
+
+
+@njit(inline="always")
+def number(bits: Any) -> Any:
+    """The fp32 whose bits came as an integer argument."""
+    return np.uint32(bits).view(np.float32)
+
+
+@njit(inline="always")
+def exp(x: Any) -> Any:
+    """e^x for −87 ≤ x ≤ 88 (clamped), relative error under 3e-7: 2^floor · polynomial, without branches: it vectorises."""
+    t = min(max(x, np.float32(-87.0)), np.float32(88.0)) * np.float32(1.4426950408889634)
+    whole = np.floor(t)
+    f = t - whole
+    p = np.float32(1.8775767e-3)
+    p = p * f + np.float32(8.9893397e-3)
+    p = p * f + np.float32(5.5826318e-2)
+    p = p * f + np.float32(2.4015361e-1)
+    p = p * f + np.float32(6.9315308e-1)
+    p = p * f + np.float32(9.9999994e-1)
+    return p * np.int32((np.int32(whole) + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+def typed(like: Any, address: Any) -> Any:
+    """Memory at `address` as an array of `like`'s kind of numbers."""
+    raise NotImplementedError
+
+
+@overload(typed, inline="always")
+def _typed(like: Any, address: Any) -> Any:
+    if like.dtype == types.uint16:
+
+        def bf16(like: Any, address: Any) -> Any:
+            return carray(as_u16(address), ALL)
+
+        return bf16
+
+    def fp32(like: Any, address: Any) -> Any:
+        return carray(as_f32(address), ALL)
+
+    return fp32
+
+
+def bits(value: float) -> int:
+    """An fp32 as the integer that `number` reads."""
+    return int(np.float32(value).view(np.uint32))

@@ -1,0 +1,106 @@
+"""Modules of well-known decoders as few kernel calls: on a processor, transformers' small operations cost more than
+the arithmetic when few sequences decode. Only classes named here are replaced; all others keep their own code.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.generation.engine import cpu
+from workers.generation.engine.adapters import AdapterLinear
+from workers.generation.engine.attention import PackedStep, attend
+from workers.generation.engine.kv_pages import KernelPages, Shape
+
+# Class of the norm → what is added to its weights (Gemma keeps them around 0).
+NORMS = {"LlamaRMSNorm": 0, "MistralRMSNorm": 0, "Qwen2RMSNorm": 0, "Qwen3RMSNorm": 0, "Gemma3RMSNorm": 1}
+ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention", "Gemma3Attention"}
+MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "Gemma3MLP"}
+GATES = {"silu": 0, "gelu_pytorch_tanh": 1}
+FEW_ROWS = 4
+
+
+def is_fused_attention(module: nn.Module) -> bool:
+    return type(module).__name__ in ATTENTIONS and getattr(module, "attn_logit_softcapping", None) is None
+
+
+def is_fused_mlp(module: nn.Module, activation: str) -> bool:
+    return type(module).__name__ in MLPS and activation in GATES
+
+
+class FusedNorm(nn.Module):
+    """RMS norm (arXiv 1910.07467) over the last dimension."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.offset = NORMS[type(norm).__name__]
+        self.weight, self.epsilon = norm_weight(norm), epsilon_bits(norm)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        from workers.generation.engine.cpu.pointwise import NORM
+
+        hidden = hidden.contiguous()
+        out = torch.empty_like(hidden)
+        width = hidden.shape[-1]
+        rows = hidden.numel() // width
+        kernel = NORM[cpu.KINDS[hidden.dtype]]
+        run = kernel.alone if rows <= FEW_ROWS else kernel
+        run(hidden.data_ptr(), self.weight.data_ptr(), out.data_ptr(), rows, width, self.epsilon, self.offset)
+        return out
+
+
+class FusedMlp(nn.Module):
+    """down(activation(gate) · up), gate and up as one product."""
+
+    def __init__(self, gate_up: AdapterLinear, down: AdapterLinear, activation: str) -> None:
+        super().__init__()
+        self.gate_up, self.down, self.kind = gate_up, down, GATES[activation]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        from workers.generation.engine.cpu.pointwise import GATE
+
+        both = self.gate_up(hidden)
+        rows, width = both.shape[1], both.shape[2] // 2
+        out = both.new_empty(1, rows, width)
+        GATE[cpu.KINDS[both.dtype]](both.data_ptr(), out.data_ptr(), rows, width, self.kind)
+        result: Tensor = self.down(out)
+        return result
+
+
+class FusedAttention(nn.Module):
+    """QKV as one product, one kernel that norms, rotates and stores, then paged attention."""
+
+    def __init__(self, own: Any, qkv: AdapterLinear, output: AdapterLinear) -> None:
+        super().__init__()
+        self.qkv, self.output, self.layer_idx = qkv, output, own.layer_idx
+        heads = qkv.parts[0].width // own.head_dim
+        kv_heads = qkv.parts[1].width // own.head_dim
+        self.shape = Shape(heads, kv_heads, own.head_dim, own.scaling, getattr(own, "sliding_window", None) or 0)
+        self.norms, self.norm_form = None, None
+        if hasattr(own, "q_norm"):
+            self.norms = norm_weight(own.q_norm), norm_weight(own.k_norm)
+            self.norm_form = epsilon_bits(own.q_norm), NORMS[type(own.q_norm).__name__]
+
+    def forward(
+        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, step: PackedStep, **_: object
+    ) -> tuple[Tensor, None]:
+        rows = hidden_states.shape[1]
+        qkv = self.qkv(hidden_states).view(rows, -1, self.shape.head_dim)
+        cos, sin = position_embeddings
+        pages = step.layers[self.layer_idx]
+        assert isinstance(pages, KernelPages)  # noqa: S101 (the model runner fuses only where kernels serve)
+        positions = cos.contiguous(), sin.contiguous()
+        pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form)
+        return self.output(attend(step, pages, qkv, self.shape)[None]), None
+
+
+def norm_weight(norm: nn.Module) -> Tensor:
+    weight = norm.weight
+    assert isinstance(weight, Tensor)  # noqa: S101 (nn.Module attributes are untyped)
+    return weight.detach()
+
+
+def epsilon_bits(norm: Any) -> int:
+    from workers.generation.engine.cpu.scalar import bits
+
+    return bits(getattr(norm, "variance_epsilon", None) or norm.eps)
