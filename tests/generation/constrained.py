@@ -42,7 +42,7 @@ def grammars_of(renderer: Renderer, limits: LLParserLimits = LIMITS) -> Grammars
 
 def start(folder: Path, limits: LLParserLimits = LIMITS, **changes: int) -> TorchEngine:
     renderer = Renderer.load(folder)
-    options = {"kv_cache_tokens": 4096, "block_size": 8, "max_batch_tokens": 64} | changes
+    options = {"kv_cache_tokens": 4096, "max_batch_tokens": 64} | changes
     return TorchEngine(
         folder,
         detokenizer=lambda: Detokenizer(renderer),

@@ -77,7 +77,7 @@ def test_end_of_sequence_ends_unless_ignored(llama: Path, engine: TorchEngine) -
         llama / "base",
         detokenizer=Spelled,
         eos_ids=frozenset({ids[3]}),
-        options=EngineOptions(dtype="fp32", kv_cache_tokens=2048, block_size=8),
+        options=EngineOptions(dtype="fp32", kv_cache_tokens=2048),
     )
     until = ids.index(ids[3]) + 1
     answer = ask(ending, IDS).wait()
@@ -127,7 +127,7 @@ def test_an_unknown_adapter_is_refused_and_a_used_one_is_not_evicted(llama: Path
 def test_poison_in_one_adapter_never_reaches_another_request(llama: Path, engine: TorchEngine) -> None:
     clean = ask(engine, IDS, "a1", max_tokens=60).wait().ids()
     engine.load_adapter("poison", llama / "a2")
-    for down, up in engine.bank.get("poison").pairs.values():
+    for down, up in engine.bank.get("poison").factors.values():
         down.fill_(float("nan"))
         up.fill_(float("inf"))
     for _ in range(3):

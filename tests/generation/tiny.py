@@ -8,11 +8,15 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
+    Gemma3ForCausalLM,
+    Gemma3TextConfig,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
 )
 
 from app.inference.wire_events import SamplingParams
@@ -21,7 +25,8 @@ from workers.generation.engine.request import EngineRequest, Handle, StepEvent
 
 VOCABULARY = 300
 CONTEXT = 256
-FAMILIES = ["llama", "gpt2"]
+FAMILIES = ["llama", "gpt2", "gemma3", "qwen3"]
+WINDOW = 16
 
 
 class Spelled:
@@ -36,40 +41,45 @@ class Spelled:
 
 def new_model(family: str) -> PreTrainedModel:
     torch.manual_seed(0)
-    if family == "llama":
-        return LlamaForCausalLM(
-            LlamaConfig(
+    if family == "gpt2":
+        return GPT2LMHeadModel(
+            GPT2Config(
                 vocab_size=VOCABULARY,
-                hidden_size=64,
-                intermediate_size=96,
-                num_hidden_layers=3,
-                num_attention_heads=4,
-                num_key_value_heads=2,
-                max_position_embeddings=CONTEXT,
-                tie_word_embeddings=True,
+                n_embd=64,
+                n_layer=3,
+                n_head=4,
+                n_positions=CONTEXT,
                 initializer_range=0.3,
+                bos_token_id=0,
+                eos_token_id=0,
             )
         )
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=64,
-            n_layer=3,
-            n_head=4,
-            n_positions=CONTEXT,
-            initializer_range=0.3,
-            bos_token_id=0,
-            eos_token_id=0,
+    common = {
+        "vocab_size": VOCABULARY,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": CONTEXT,
+        "tie_word_embeddings": True,
+        "initializer_range": 0.3,
+    }
+    if family == "gemma3":
+        kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        config = Gemma3TextConfig(
+            **common, head_dim=24, sliding_window=WINDOW, layer_types=kinds, bos_token_id=0, eos_token_id=0
         )
-    )
+        return Gemma3ForCausalLM(config)
+    if family == "qwen3":
+        return Qwen3ForCausalLM(Qwen3Config(**common, head_dim=16, attention_bias=True))
+    return LlamaForCausalLM(LlamaConfig(**common))
 
 
 def save_family(family: str, root: Path) -> Path:
     """`root/base` and adapters `a0`…`a3` of ranks 4…16 on more and more of the linears."""
-    targets = {
-        "llama": ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
-        "gpt2": ["c_attn", "c_proj", "c_fc"],
-    }[family]
+    gated = ["q_proj", "v_proj", "k_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    targets = ["c_attn", "c_proj", "c_fc"] if family == "gpt2" else gated
     new_model(family).save_pretrained(root / "base")
     for number in range(4):
         torch.manual_seed(number + 1)
@@ -102,8 +112,8 @@ def reference(root: Path, adapter: str | None, ids: list[int], new: int) -> list
     return [int(token) for token in answer[0, len(ids) :]]
 
 
-def start_engine(root: Path, **changes: int | str) -> TorchEngine:
-    options = {"dtype": "fp32", "kv_cache_tokens": 2048, "block_size": 8, "max_batch_tokens": 64} | changes
+def start_engine(root: Path, **changes: int | str | bool) -> TorchEngine:
+    options = {"dtype": "fp32", "kv_cache_tokens": 2048, "max_batch_tokens": 64} | changes
     engine = TorchEngine(
         root / "base",
         detokenizer=Spelled,

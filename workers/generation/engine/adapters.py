@@ -122,7 +122,9 @@ class AdapterFormat:
     """What adapters of one base look like: its linears by name, as the model runner replaced them."""
 
     def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device) -> None:
-        self._places = {part.name: (linear.index, at, part) for linear in linears for at, part in enumerate(linear.parts)}
+        self._places = {
+            part.name: (linear.index, at, part) for linear in linears for at, part in enumerate(linear.parts)
+        }
         self._widths = {part.name: linear.product.in_features for linear in linears for part in linear.parts}
         self._shape = (len(linears), max((len(linear.parts) for linear in linears), default=0), ENTRY)
         self._dtype, self._device = dtype, device

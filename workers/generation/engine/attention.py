@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AttentionInterface
 
-from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import KvPages, Shape
+from workers.generation.engine.kv_pages import Decodes, KvPages, Shape
 
 NAME = "gptstore_paged"
 QUERY_BLOCK = 128
@@ -25,15 +24,6 @@ class Chunk:
     end: int
     start: int
     table: Tensor
-
-
-@dataclass(frozen=True)
-class Decodes:
-    """`rows` of the pack that are one new token each; `tables`: [n, blocks], padded; `lengths` with the new token."""
-
-    rows: Tensor
-    tables: Tensor
-    lengths: Tensor
 
 
 @dataclass(frozen=True)
@@ -66,7 +56,7 @@ def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: S
     The heads of a KV group are query rows of one product; each block of queries reads only what it may see.
     """
     rows, heads, head_dim = query.shape
-    kv_heads, length = key.shape[0], key.shape[2]
+    kv_heads = key.shape[0]
     grouped = (query * shape.scale).view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
     output = torch.empty_like(query)
     target = output.view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
@@ -125,5 +115,3 @@ def paged_attention(
 
 
 AttentionInterface.register(NAME, paged_attention)
-
-__all__ = ["BLOCK_SIZE", "NAME", "Chunk", "Decodes", "PackedStep", "attend", "paged_attention"]

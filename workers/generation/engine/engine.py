@@ -10,9 +10,9 @@ from pathlib import Path
 import structlog
 import torch
 
-from workers.generation.engine.adapters import AdapterBank
+from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.grammar import Grammar, Grammars, InvalidGrammar
-from workers.generation.engine.kv_cache import BlockPool
+from workers.generation.engine.kv_cache import BLOCK_SIZE, BlockPool
 from workers.generation.engine.model_runner import ModelRunner
 from workers.generation.engine.prompt_logprobs import score_prompts
 from workers.generation.engine.protocol import EngineStats, OnEvent, RequestTooLong
@@ -30,14 +30,14 @@ class EngineClosed(RuntimeError):
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Sizes and placement; `threads` 0 leaves torch's own choice."""
+    """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones."""
 
     device: str = "auto"
     dtype: str = "auto"
     max_batch: int = 64
     max_batch_tokens: int = 512
     kv_cache_tokens: int = 65_536
-    block_size: int = 32
+    kernels: bool = True
     adapter_memory_bytes: int = 512 * 1024 * 1024
     threads: int = 0
 
@@ -55,16 +55,16 @@ class TorchEngine:
         after_step: Callable[[], None] = lambda: None,
         grammars: Grammars | None = None,
     ) -> None:
-        blocks = -(-options.kv_cache_tokens // options.block_size)
+        blocks = -(-options.kv_cache_tokens // BLOCK_SIZE)
         self.bank = AdapterBank(options.adapter_memory_bytes)
-        self.scheduler = Scheduler(BlockPool(blocks, options.block_size), options.max_batch, options.max_batch_tokens)
+        self.scheduler = Scheduler(BlockPool(blocks, BLOCK_SIZE), options.max_batch, options.max_batch_tokens)
         self.model_runner = ModelRunner(
             folder,
             self.bank,
             device=options.device,
             dtype=options.dtype,
             blocks=blocks,
-            block_size=options.block_size,
+            kernels=options.kernels,
         )
         self.sampler = Sampler()
         self._grammars = grammars

@@ -6,16 +6,12 @@ stored: pages are reused, and 0 · NaN in a hidden place would reach another seq
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-
-if TYPE_CHECKING:
-    from workers.generation.engine.attention import Decodes
 
 BUCKET = 8
 
@@ -29,6 +25,15 @@ class Shape:
     head_dim: int
     scale: float
     window: int = 0
+
+
+@dataclass(frozen=True)
+class Decodes:
+    """`rows` of the pack that are one new token each; `tables`: [n, blocks], padded; `lengths` with the new token."""
+
+    rows: Tensor
+    tables: Tensor
+    lengths: Tensor
 
 
 class KvPages:
@@ -57,7 +62,7 @@ class KvPages:
         keys = self.keys[table].permute(1, 2, 0, 3).flatten(2)
         return keys[:, :, :length], self.values[table].transpose(0, 1).flatten(1, 2)[:, :length]
 
-    def decode(self, qkv: Tensor, output: Tensor, decodes: "Decodes", shape: Shape) -> None:
+    def decode(self, qkv: Tensor, output: Tensor, decodes: Decodes, shape: Shape) -> None:
         """Attend with one query row per sequence, in buckets of similar length; writes into `output`."""
         order = decodes.lengths.argsort()
         for bucket in order.split(BUCKET):
@@ -117,7 +122,7 @@ class KernelPages(KvPages):
             places.data_ptr(),
         )
 
-    def decode(self, qkv: Tensor, output: Tensor, decodes: "Decodes", shape: Shape) -> None:
+    def decode(self, qkv: Tensor, output: Tensor, decodes: Decodes, shape: Shape) -> None:
         from workers.generation.engine.cpu.attend import ATTEND, scratch
         from workers.generation.engine.cpu.scalar import bits
 
@@ -146,6 +151,8 @@ class KernelPages(KvPages):
         )
 
 
-def new_pages(blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> KvPages:
-    kind = KernelPages if cpu.serves(device, dtype) and head_dim % 4 == 0 else KvPages
+def new_pages(
+    blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, kernels: bool
+) -> KvPages:
+    kind = KernelPages if kernels else KvPages
     return kind(blocks, kv_heads, head_dim, dtype, device)

@@ -34,9 +34,7 @@ class Product:
 
         result = x.new_empty(1, 1, self.out_features)
         address = torch.ops.mkldnn.data_ptr(self._weight)
-        ONE_ROW(
-            x.data_ptr(), address, result.data_ptr(), self.in_features, self.out_features, self._panel_stride
-        )
+        ONE_ROW(x.data_ptr(), address, result.data_ptr(), self.in_features, self.out_features, self._panel_stride)
         return result if self._bias is None else result.add_(self._bias)
 
 

@@ -47,7 +47,9 @@ class Surgeon:
         return self.linears
 
     def _fuse(self, name: str, module: nn.Module) -> None:
-        activation = str(getattr(self.model.config, "hidden_act", None) or getattr(self.model.config, "hidden_activation", ""))
+        activation = str(
+            getattr(self.model.config, "hidden_act", None) or getattr(self.model.config, "hidden_activation", "")
+        )
         if fused.is_fused_attention(module):
             qkv = self._join(name, ["q_proj", "k_proj", "v_proj"])
             self._replace(name, fused.FusedAttention(module, qkv, self._join(name, ["o_proj"])))

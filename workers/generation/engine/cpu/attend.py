@@ -12,10 +12,23 @@ from numba import carray, cfunc, njit
 from torch import Tensor
 
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, BODY, as_f32, as_i64, as_u16, exp, load, number, prefetch, store, take
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    BODY,
+    as_f32,
+    as_i64,
+    as_u16,
+    exp,
+    load,
+    number,
+    prefetch,
+    store,
+    take,
+)
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 LINE = 32
+
 
 @njit(fastmath=True, cache=True)
 def _widen(page: Any, wide: Any) -> None:
@@ -99,7 +112,11 @@ def _attend(pointer: Any, query: Any, keys: Any, values: Any, output: Any) -> No
             result[at] = np.float32(0)
         for b in range(begin, end):
             at = (table[b] * kv_heads + head) * page_size
-            ahead = keys[(table[b + 1] * kv_heads + head) * page_size :] if b + 1 < end else values[(table[begin] * kv_heads + head) * page_size :]
+            ahead = (
+                keys[(table[b + 1] * kv_heads + head) * page_size :]
+                if b + 1 < end
+                else values[(table[begin] * kv_heads + head) * page_size :]
+            )
             _widen(keys[at : at + page_size], wide)
             for g in range(group):
                 place = g * stretch + b * PAGE
@@ -119,7 +136,9 @@ def _attend(pointer: Any, query: Any, keys: Any, values: Any, output: Any) -> No
             _widen(values[at : at + page_size], wide)
             for g in range(group):
                 place = g * stretch + b * PAGE
-                _accumulate(scores[place : place + PAGE], wide, result[g * head_dim : (g + 1) * head_dim], ahead, g, group)
+                _accumulate(
+                    scores[place : place + PAGE], wide, result[g * head_dim : (g + 1) * head_dim], ahead, g, group
+                )
         own = output[rows[item] * out_stride + head * group * head_dim :]
         for at in range(group * head_dim):
             store(own, at, result[at])

@@ -9,7 +9,20 @@ import numpy as np
 from numba import carray, cfunc, njit
 
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, BODY, as_f32, as_i64, as_u16, as_u32, high, load, low, store, take, typed
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    BODY,
+    as_f32,
+    as_i64,
+    as_u16,
+    as_u32,
+    high,
+    load,
+    low,
+    store,
+    take,
+    typed,
+)
 
 BLOCK = 64
 

@@ -119,13 +119,13 @@ def _finite(value: Any) -> Any:
     if value == types.uint16:
 
         def bf16(value: Any) -> Any:
-            return np.uint16(0) if (value & np.uint16(0x7F80)) == np.uint16(0x7F80) else value
+            return np.uint16(value * np.uint16((value & np.uint16(0x7F80)) != np.uint16(0x7F80)))
 
         return bf16
 
     def fp32(value: Any) -> Any:
-        bits = np.float32(value).view(np.uint32) & np.uint32(0x7F800000)
-        return np.float32(0) if bits == np.uint32(0x7F800000) else value
+        bits = np.float32(value).view(np.uint32)
+        return np.uint32(bits * np.uint32((bits & np.uint32(0x7F800000)) != np.uint32(0x7F800000))).view(np.float32)
 
     return fp32
 
@@ -138,7 +138,7 @@ def number(bits: Any) -> Any:
 
 @njit(inline="always")
 def exp(x: Any) -> Any:
-    """e^x for −87 ≤ x ≤ 88 (clamped), relative error under 3e-7: 2^floor · polynomial, without branches: it vectorises."""
+    """e^x for −87 ≤ x ≤ 88 (clamped), relative error under 3e-7; free of branches, so that it vectorises."""
     t = min(max(x, np.float32(-87.0)), np.float32(88.0)) * np.float32(1.4426950408889634)
     whole = np.floor(t)
     f = t - whole
