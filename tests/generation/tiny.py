@@ -67,8 +67,14 @@ def new_model(family: str) -> PreTrainedModel:
     }
     if family == "gemma3":
         kinds = ["sliding_attention", "full_attention", "sliding_attention"]
+        # Its embeddings are scaled up: tied to the head, a random model would only repeat its last token.
         config = Gemma3TextConfig(
-            **common, head_dim=24, sliding_window=WINDOW, layer_types=kinds, bos_token_id=0, eos_token_id=0
+            **common | {"tie_word_embeddings": False},
+            head_dim=24,
+            sliding_window=WINDOW,
+            layer_types=kinds,
+            bos_token_id=0,
+            eos_token_id=0,
         )
         return Gemma3ForCausalLM(config)
     if family == "qwen3":

@@ -8,16 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, cfunc, njit
+from numba import carray
 from torch import Tensor
 
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
     ALL,
-    BODY,
     as_f32,
     as_i64,
     as_u16,
+    body,
+    compiled,
     exp,
     load,
     number,
@@ -30,14 +31,14 @@ from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 LINE = 32
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _widen(page: Any, wide: Any) -> None:
     """A page as fp32, once for all heads of its group."""
     for at in range(wide.size):
         wide[at] = load(page[at])
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _scores(query: Any, page: Any, scores: Any, ahead: Any, g: int, group: int) -> None:
     """scores[PAGE] = query[head_dim] · page[head_dim, PAGE]."""
     for j in range(PAGE):
@@ -51,7 +52,7 @@ def _scores(query: Any, page: Any, scores: Any, ahead: Any, g: int, group: int) 
             scores[j] += q0 * rows[j] + q1 * rows[PAGE + j] + q2 * rows[2 * PAGE + j] + q3 * rows[3 * PAGE + j]
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _softmax(scores: Any) -> Any:
     """In place, not yet divided by their sum, which is returned."""
     most = np.float32(-3.0e38)
@@ -65,7 +66,7 @@ def _softmax(scores: Any) -> Any:
     return total
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _accumulate(weights: Any, page: Any, result: Any, ahead: Any, g: int, group: int) -> None:
     """result[head_dim] += weights[PAGE] · page[PAGE, head_dim]."""
     size = result.size
@@ -79,7 +80,7 @@ def _accumulate(weights: Any, page: Any, result: Any, ahead: Any, g: int, group:
             result[d] += w0 * r0[d] + w1 * r1[d] + w2 * r2[d] + w3 * r3[d]
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _attend(pointer: Any, query: Any, keys: Any, values: Any, output: Any) -> None:
     """Arguments: 1 queries, 2 key pages, 3 value pages, 4 output, 6 sequences, 7 heads, 8 kv_heads, 9 head_dim,
     10 blocks per table, 11 numbers per query row and 12 per output row, 13 window (0: none), 14 scale, 15 rows of the
@@ -150,14 +151,14 @@ def scratch(group: int, blocks: int, head_dim: int) -> tuple[Tensor, Tensor]:
     return torch.empty(torch.get_num_threads(), size), torch.zeros(1, dtype=torch.int64)
 
 
-@cfunc(BODY, cache=True)
+@body
 def _attend_bf16(pointer: Any) -> None:
     a = carray(pointer, 5)
     query, keys, values, output = as_u16(a[1]), as_u16(a[2]), as_u16(a[3]), as_u16(a[4])
     _attend(pointer, carray(query, ALL), carray(keys, ALL), carray(values, ALL), carray(output, ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _attend_fp32(pointer: Any) -> None:
     a = carray(pointer, 5)
     query, keys, values, output = as_f32(a[1]), as_f32(a[2]), as_f32(a[3]), as_f32(a[4])

@@ -3,17 +3,29 @@
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray
 
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, BODY, as_f32, as_i64, as_u16, exp, load, number, store, take
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    as_f32,
+    as_i64,
+    as_u16,
+    body,
+    compiled,
+    exp,
+    load,
+    number,
+    store,
+    take,
+)
 
 ROWS = 8
 SCAN = 64
 SILU, GELU_TANH = 0, 1
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _norm(pointer: Any, x: Any, weight: Any, out: Any) -> None:
     a = carray(pointer, 8)
     rows, width, epsilon, offset = a[4], a[5], number(a[6]), np.float32(a[7])
@@ -32,7 +44,7 @@ def _norm(pointer: Any, x: Any, weight: Any, out: Any) -> None:
                 store(to, at, load(own[at]) * scale * (load(weight[at]) + offset))
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _gate(pointer: Any, x: Any, out: Any) -> None:
     a = carray(pointer, 6)
     rows, width, kind = a[3], a[4], a[5]
@@ -54,7 +66,7 @@ def _gate(pointer: Any, x: Any, out: Any) -> None:
                     store(to, at, g / (np.float32(1) + exp(-inner)) * load(up[at]))
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _likeliest(pointer: Any, x: Any) -> None:
     """The first index of each row's largest number."""
     a = carray(pointer, 5)
@@ -78,36 +90,36 @@ def _likeliest(pointer: Any, x: Any) -> None:
         out[row] = place
 
 
-@cfunc(BODY, cache=True)
+@body
 def _norm_bf16(pointer: Any) -> None:
     a = carray(pointer, 4)
     _norm(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _norm_fp32(pointer: Any) -> None:
     a = carray(pointer, 4)
     _norm(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _gate_bf16(pointer: Any) -> None:
     a = carray(pointer, 3)
     _gate(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _gate_fp32(pointer: Any) -> None:
     a = carray(pointer, 3)
     _gate(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _likeliest_bf16(pointer: Any) -> None:
     _likeliest(pointer, carray(as_u16(carray(pointer, 2)[1]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _likeliest_fp32(pointer: Any) -> None:
     _likeliest(pointer, carray(as_f32(carray(pointer, 2)[1]), ALL))
 

@@ -6,16 +6,17 @@ oneDNN is built for many rows; for one it reaches less than half of the memory's
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray
 
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
     ALL,
-    BODY,
     as_f32,
     as_i64,
     as_u16,
     as_u32,
+    body,
+    compiled,
     high,
     load,
     low,
@@ -27,7 +28,7 @@ from workers.generation.engine.cpu.scalar import (
 BLOCK = 64
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _multiply(pointer: Any, x: Any, weight: Any, out: Any, stride: int) -> None:
     inner, outer = x.size, out.size
     total = np.empty(BLOCK, dtype=np.float32)
@@ -53,7 +54,7 @@ def _multiply(pointer: Any, x: Any, weight: Any, out: Any, stride: int) -> None:
             store(out, begin + j, total[j])
 
 
-@cfunc(BODY, cache=True)
+@body
 def _one_row(pointer: Any) -> None:
     """x [in] · weightᵀ → [out], bf16. Weights as oneDNN packs them: `[out / 64][in / 2][64][2]`."""
     a = carray(pointer, 7)
@@ -62,7 +63,7 @@ def _one_row(pointer: Any) -> None:
     _multiply(pointer, x, weight, out, stride)
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _low_rank(pointer: Any, x: Any, out: Any) -> None:
     """Arguments: 1 x, 2 out, 3 rows, 4 in, 5 out's stride, 6 row numbers, 7 their adapters, 8 table, 9 its stride,
     10 parts. Table: per adapter and part: address of A `[rank, in]`, of B `[rank, width]`, rank, first column, width.
@@ -100,13 +101,13 @@ def _low_rank(pointer: Any, x: Any, out: Any) -> None:
                 store(to, o, load(to[o]) + change[o])
 
 
-@cfunc(BODY, cache=True)
+@body
 def _low_rank_bf16(pointer: Any) -> None:
     a = carray(pointer, 3)
     _low_rank(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
 
 
-@cfunc(BODY, cache=True)
+@body
 def _low_rank_fp32(pointer: Any) -> None:
     a = carray(pointer, 3)
     _low_rank(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))

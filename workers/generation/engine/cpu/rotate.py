@@ -3,14 +3,26 @@
 from typing import Any
 
 import numpy as np
-from numba import carray, cfunc, njit
+from numba import carray
 
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, BODY, as_f32, as_i64, as_u16, finite, load, number, store, take
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    as_f32,
+    as_i64,
+    as_u16,
+    body,
+    compiled,
+    finite,
+    load,
+    number,
+    store,
+    take,
+)
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _head(own: Any, weight: Any, normed: bool, epsilon: Any, offset: Any, cos: Any, sin: Any) -> None:
     """One head of one token, in place: RMS norm if it has one, then the rotation of its first `cos.size` numbers."""
     scale = np.float32(1)
@@ -28,7 +40,7 @@ def _head(own: Any, weight: Any, normed: bool, epsilon: Any, offset: Any, cos: A
         store(own, at + half, second * load(cos[at + half]) + first * load(sin[at + half]))
 
 
-@njit(fastmath=True, cache=True)
+@compiled
 def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, key_norm: Any, pages: Any) -> None:
     """Arguments: 1 qkv `[rows, heads + 2 · kv_heads, head_dim]`, 2 cos and 3 sin `[rows, rotated]`, 4 and 5 the head
     norms' weights (0: none), 6 key pages, 7 value pages, 8 rows, 9 heads, 10 kv_heads, 11 head_dim, 12 rotated,
@@ -60,7 +72,7 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
                 line[d] = finite(value[d])
 
 
-@cfunc(BODY, cache=True)
+@body
 def _rotate_bf16(pointer: Any) -> None:
     a = carray(pointer, 8)
     cos, sin = carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL)
@@ -69,7 +81,7 @@ def _rotate_bf16(pointer: Any) -> None:
     _rotate(pointer, carray(as_u16(a[1]), ALL), cos, sin, norms[0], norms[1], pages)
 
 
-@cfunc(BODY, cache=True)
+@body
 def _rotate_fp32(pointer: Any) -> None:
     a = carray(pointer, 8)
     cos, sin = carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL)

@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import carray, njit, types
+from numba import carray, cfunc, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic, overload
 
 ALL = 1 << 60  # the length of an array whose end nobody checks
-BODY = types.void(types.CPointer(types.int64))
+# Division by zero gives infinity, as everywhere in floating point: an exception could go nowhere from a kernel.
+compiled = njit(fastmath=True, cache=True, error_model="numpy")
+body = cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
 
 
 def _pointer(kind: Any) -> Any:
