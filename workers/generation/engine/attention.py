@@ -26,6 +26,27 @@ class Chunk:
     table: Tensor
 
 
+class Masks:
+    """What queries may not see, as -inf to add; made once per step, for every layer asks for the same."""
+
+    def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
+        self._dtype, self._device = dtype, device
+        self._made: dict[tuple[int, int, int, int], Tensor] = {}
+
+    def of(self, begin: int, end: int, first: int, window: int) -> Tensor:
+        """[queries, places] for queries of positions begin … end and places from `first` to `end`."""
+        key = begin, end, first, window
+        if key not in self._made:
+            queries = torch.arange(begin, end, device=self._device)[:, None]
+            places = torch.arange(first, end, device=self._device)[None]
+            hidden = places > queries
+            if window:
+                hidden |= places <= queries - window
+            mask = torch.zeros(hidden.shape, dtype=self._dtype, device=self._device)
+            self._made[key] = mask.masked_fill_(hidden, float("-inf"))
+        return self._made[key]
+
+
 @dataclass(frozen=True)
 class PackedStep:
     """Where each row of this step's pack reads and writes the cache. `places`: block · BLOCK_SIZE + offset."""
@@ -34,6 +55,7 @@ class PackedStep:
     places: Tensor
     chunks: list[Chunk]
     decodes: Decodes | None
+    masks: Masks
 
 
 def attend(step: PackedStep, layer: KvPages, qkv: Tensor, shape: Shape) -> Tensor:
@@ -43,13 +65,15 @@ def attend(step: PackedStep, layer: KvPages, qkv: Tensor, shape: Shape) -> Tenso
     for chunk in step.chunks:
         own = qkv[chunk.begin : chunk.end]
         key, value = layer.chunk(own, chunk.start, chunk.table, shape)
-        output[chunk.begin : chunk.end] = attend_chunk(own[:, : shape.heads], key, value, chunk.start, shape)
+        output[chunk.begin : chunk.end] = attend_chunk(
+            own[:, : shape.heads], key, value, chunk.start, shape, step.masks
+        )
     if step.decodes is not None:
         layer.decode(qkv, output, step.decodes, shape)
     return output.view(rows, -1)
 
 
-def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: Shape) -> Tensor:
+def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: Shape, masks: Masks) -> Tensor:
     """Causal attention of one chunk.
 
     query: [rows, heads, head_dim]; key: [kv_heads, head_dim, length]; value: [kv_heads, length, head_dim].
@@ -66,21 +90,10 @@ def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: S
         last = start + end
         block = grouped[:, :, begin:end].reshape(kv_heads, -1, head_dim)
         scores = torch.bmm(block, key[:, :, first:last]).view(kv_heads, -1, end - begin, last - first)
-        scores = scores.float() if scores.dtype != torch.float32 else scores
-        scores += hidden_places(start + begin, start + end, first, shape.window, scores)
-        weights = scores.softmax(-1).to(value.dtype).view(kv_heads, -1, last - first)
+        scores += masks.of(start + begin, last, first, shape.window)
+        weights = scores.softmax(-1).view(kv_heads, -1, last - first)
         target[:, :, begin:end] = torch.bmm(weights, value[:, first:last]).view(kv_heads, -1, end - begin, head_dim)
     return output
-
-
-def hidden_places(begin: int, end: int, first: int, window: int, like: Tensor) -> Tensor:
-    """[queries, places]: -inf where a query of position begin … end may not look, else 0; places from `first` on."""
-    queries = torch.arange(begin, end, device=like.device)[:, None]
-    places = torch.arange(first, end, device=like.device)[None]
-    hidden = places > queries
-    if window:
-        hidden |= places <= queries - window
-    return torch.zeros_like(hidden, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
 
 
 def paged_attention(

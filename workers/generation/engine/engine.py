@@ -66,7 +66,7 @@ class TorchEngine:
             blocks=blocks,
             kernels=options.kernels,
         )
-        self.sampler = Sampler()
+        self.sampler = Sampler(self.model_runner.kernels)
         self._grammars = grammars
         self._new_detokenizer, self._eos_ids = detokenizer, eos_ids
         self._after_step, self._threads = after_step, options.threads

@@ -121,7 +121,8 @@ class ModelRunner:
                 used = -(-(chunk.start + chunk.length) // BLOCK_SIZE)
                 prefills.append(attention.Chunk(row, rows.stop, chunk.start, self._tensor(table[:used])))
             row += chunk.length
-        return attention.PackedStep(self._pages, self._tensor(places), prefills, self._decodes(decodes))
+        masks = attention.Masks(self.dtype, self.device)
+        return attention.PackedStep(self._pages, self._tensor(places), prefills, self._decodes(decodes), masks)
 
     def _decodes(self, decodes: Seq[tuple[int, Chunk]]) -> Decodes | None:
         """Tables are padded with block 0, which nobody reads."""

@@ -42,7 +42,7 @@ def score(logits: Tensor, chunk: Chunk, batch: Batch) -> None:
 
 @torch.inference_mode()
 def token_logprobs(logits: Tensor, tokens: list[int], sequence: Sequence) -> list[TokenLogprob]:
-    logprobs = logits.log_softmax(-1)
+    logprobs = logits.float().log_softmax(-1)
     own = logprobs.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0].tolist()
     values, ids = logprobs.topk(sequence.params.prompt_logprobs or 0)
     tops = (tuple(zip(*pair, strict=True)) for pair in zip(ids.tolist(), values.tolist(), strict=True))

@@ -17,6 +17,7 @@ from workers.generation.engine.request import Sequence, TokenLogprob
 from workers.generation.engine.scheduler import Batch, Sample
 
 CANDIDATES = 1024
+COLDEST = 1e-5
 
 
 def uniform(seed: int, index: int, position: int) -> float:
@@ -26,23 +27,57 @@ def uniform(seed: int, index: int, position: int) -> float:
 
 
 class Sampler:
-    """Stateless: all it needs is in the sequences."""
+    """Stateless: all it needs is in the sequences. `kernels`: the compiled ones serve the logits' device."""
+
+    def __init__(self, kernels: bool = False) -> None:
+        self._kernels = kernels
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Batch) -> list[Sample]:
-        """logits: `[sampled sequences, vocabulary]` fp32 → one sample per sequence, in order."""
+        """logits: `[sampled sequences, vocabulary]` → one sample per sequence, in order."""
         sequences = batch.sampled
         if not sequences:
             return []
-        logits = torch.nan_to_num(logits, nan=-1e9, posinf=1e9, neginf=-1e9)
-        shaped = constrain(adjust(logits, sequences), sequences)
-        tokens = shaped.argmax(-1)
-        drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
-        if drawn:
-            tokens[drawn] = draw(shaped[drawn], [sequences[row] for row in drawn])
-        chosen = tokens.tolist()
-        logprobs = report_logprobs(logits, sequences, chosen)
-        return [Sample(token, logprobs.get(row)) for row, token in enumerate(chosen)]
+        plain = [row for row, sequence in enumerate(sequences) if self._kernels and _is_plain(sequence)]
+        if len(plain) == len(sequences):
+            return choose_plainly(logits, sequences)
+        if not plain:
+            return choose_carefully(logits, sequences)
+        special = sorted(set(range(len(sequences))) - set(plain))
+        samples = dict(zip(plain, choose_plainly(logits[plain], [sequences[row] for row in plain]), strict=True))
+        own = choose_carefully(logits[special], [sequences[row] for row in special])
+        samples |= zip(special, own, strict=True)
+        return [samples[row] for row in range(len(sequences))]
+
+
+def choose_plainly(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
+    """Temperature alone: one pass over each row where it lies."""
+    from workers.generation.engine.cpu.choose import choose
+
+    heat = [sequence.params.temperature for sequence in sequences]
+    cold = torch.tensor([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat])
+    shares = torch.tensor([share(sequence) for sequence in sequences], dtype=torch.float64)
+    return [Sample(token) for token in choose(logits, cold, shares).tolist()]
+
+
+def choose_carefully(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
+    """Every parameter, in fp32."""
+    logits = torch.nan_to_num(logits.float(), nan=-1e9, posinf=1e9, neginf=-1e9)
+    shaped = constrain(adjust(logits, sequences), sequences)
+    tokens = shaped.argmax(-1)
+    drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
+    if drawn:
+        tokens[drawn] = draw(shaped[drawn], [sequences[row] for row in drawn])
+    chosen = tokens.tolist()
+    logprobs = report_logprobs(logits, sequences, chosen)
+    return [Sample(token, logprobs.get(row)) for row, token in enumerate(chosen)]
+
+
+def share(sequence: Sequence) -> float:
+    """The uniform number of this sequence's next token; none is needed for the likeliest."""
+    if sequence.params.temperature <= 0:
+        return 0.0
+    return uniform(sequence.handle.seed, sequence.index, len(sequence.tokens))
 
 
 def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
@@ -93,7 +128,7 @@ def constrain(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
 def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     """Temperature, top_k, top_p, min_p, then one draw per row → token ids `[rows]`."""
     params = [sequence.params for sequence in sequences]
-    temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp_min(1e-5)
+    temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp_min(COLDEST)
     probabilities = (logits / temperature[:, None]).softmax(-1)
     for row, p in enumerate(params):
         if p.min_p > 0:
@@ -101,7 +136,7 @@ def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
             own[own < p.min_p * own.max()] = 0
         if p.top_p < 1 or p.top_k > 0:
             probabilities[row] = keep_top(probabilities[row], p.top_p, p.top_k)
-    numbers = [uniform(s.handle.seed, s.index, len(s.tokens)) for s in sequences]
+    numbers = [share(sequence) for sequence in sequences]
     cumulative = probabilities.double().cumsum(-1)
     targets = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)
@@ -140,3 +175,10 @@ def report_logprobs(logits: Tensor, sequences: Seq[Sequence], chosen: Seq[int]) 
 def _is_adjusted(sequence: Sequence) -> bool:
     p = sequence.params
     return bool(p.logit_bias or p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1)
+
+
+def _is_plain(sequence: Sequence) -> bool:
+    """Nothing but a temperature shapes its distribution, and nobody asks for probabilities."""
+    p = sequence.params
+    filtered = p.top_p < 1 or p.top_k > 0 or p.min_p > 0
+    return not (filtered or _is_adjusted(sequence) or p.logprobs is not None or sequence.matcher is not None)

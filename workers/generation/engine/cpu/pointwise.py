@@ -1,4 +1,4 @@
-"""Row-wise kernels that transformers' modules spell as many small operations: norms, gates, the likeliest token."""
+"""Row-wise kernels that transformers' modules spell as many small operations: norms and gates."""
 
 from typing import Any
 
@@ -9,7 +9,6 @@ from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
     ALL,
     as_f32,
-    as_i64,
     as_u16,
     body,
     compiled,
@@ -21,7 +20,6 @@ from workers.generation.engine.cpu.scalar import (
 )
 
 ROWS = 8
-SCAN = 64
 SILU, GELU_TANH = 0, 1
 
 
@@ -66,30 +64,6 @@ def _gate(pointer: Any, x: Any, out: Any) -> None:
                     store(to, at, g / (np.float32(1) + exp(-inner)) * load(up[at]))
 
 
-@compiled
-def _likeliest(pointer: Any, x: Any) -> None:
-    """The first index of each row's largest number."""
-    a = carray(pointer, 5)
-    rows, width = a[3], a[4]
-    out = carray(as_i64(a[2]), rows)
-    while True:
-        row = take(pointer, 1)
-        if row >= rows:
-            return
-        own = x[row * width : (row + 1) * width]
-        best, place = np.float32(-3.4e38), 0
-        for begin in range(0, width, SCAN):
-            part = own[begin : min(begin + SCAN, width)]
-            most = np.float32(-3.4e38)
-            for at in range(part.size):
-                most = max(most, load(part[at]))
-            if most > best:
-                best, place = most, begin
-        while place < width - 1 and load(own[place]) != best:
-            place += 1
-        out[row] = place
-
-
 @body
 def _norm_bf16(pointer: Any) -> None:
     a = carray(pointer, 4)
@@ -114,16 +88,5 @@ def _gate_fp32(pointer: Any) -> None:
     _gate(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-@body
-def _likeliest_bf16(pointer: Any) -> None:
-    _likeliest(pointer, carray(as_u16(carray(pointer, 2)[1]), ALL))
-
-
-@body
-def _likeliest_fp32(pointer: Any) -> None:
-    _likeliest(pointer, carray(as_f32(carray(pointer, 2)[1]), ALL))
-
-
 NORM = {"bf16": Kernel(_norm_bf16.address), "fp32": Kernel(_norm_fp32.address)}
 GATE = {"bf16": Kernel(_gate_bf16.address), "fp32": Kernel(_gate_fp32.address)}
-LIKELIEST = {"bf16": Kernel(_likeliest_bf16.address), "fp32": Kernel(_likeliest_fp32.address)}
