@@ -1,7 +1,7 @@
 """Every failure as OpenAI's envelope: the only place where errors become JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from fastapi import FastAPI, Request
@@ -24,6 +24,7 @@ from app.errors import (
 )
 
 log = structlog.get_logger(__name__)
+ErrorPage = Callable[[Request, AppError], Response | None]
 
 
 def envelope(error: AppError) -> dict[str, dict[str, str | None]]:
@@ -38,6 +39,13 @@ def error_headers(error: AppError) -> dict[str, str]:
     if error.permanent:
         headers["x-should-retry"] = "false"
     return headers
+
+
+def answer(request: Request, error: AppError, headers: Mapping[str, str] = {}) -> Response:
+    """The envelope, or a page where a browser asked for one (app.web sets `state.error_page`)."""
+    as_page: ErrorPage | None = getattr(request.app.state, "error_page", None)
+    page = as_page(request, error) if as_page else None
+    return page or error_response(error, headers)
 
 
 def error_response(error: AppError, headers: Mapping[str, str] = {}) -> Response:
@@ -68,11 +76,11 @@ def install_error_responses(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     def expected(request: Request, error: AppError) -> Response:
-        return error_response(error)
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(from_validation(list(error.errors())))
+        return answer(request, from_validation(list(error.errors())))
 
     @app.exception_handler(HTTPException)
     def from_starlette(request: Request, error: HTTPException) -> Response:
@@ -80,16 +88,16 @@ def install_error_responses(app: FastAPI) -> None:
             404: NotFound(f"No such page: {request.method} {request.url.path}"),
             405: MethodNotAllowed(f"{request.method} is not allowed here."),
         }
-        return error_response(families.get(error.status_code, InvalidJson(str(error.detail))), error.headers or {})
+        return answer(request, families.get(error.status_code, InvalidJson(str(error.detail))), error.headers or {})
 
     @app.exception_handler(OperationalError)
     def database_trouble(request: Request, error: OperationalError) -> Response:
         log.warning("database_unavailable", error=str(error.orig))
-        return error_response(Unavailable("The store cannot reach its database; try again.", retry_after=1))
+        return answer(request, Unavailable("The store cannot reach its database; try again.", retry_after=1))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
-        return error_response(InternalError("Something went wrong on our side."))
+        return answer(request, InternalError("Something went wrong on our side."))
 
 
 class InternalError(AppError, status=500, code="internal_error", type="server_error"):

@@ -23,6 +23,7 @@ from app.request_guard import RequestGuard
 from app.reviews import routes as reviews
 from app.settings import get_settings
 from app.variants import routes as variants
+from app.web.pages import install_pages
 
 ROUTERS = [
     health.router,
@@ -56,5 +57,6 @@ def create_app() -> FastAPI:
     install_error_responses(api)
     for router in ROUTERS:
         api.include_router(router)
+    install_pages(api)
     api.add_middleware(RequestGuard, settings=get_settings())
     return api

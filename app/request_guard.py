@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.error_responses import error_response
+from app.error_responses import answer
 from app.errors import (
     AppError,
     InvalidHost,
@@ -57,7 +58,7 @@ class RequestGuard:
         try:
             guarded = await self.check(scope, receive)
         except AppError as error:
-            await error_response(error)(scope, receive, send_with_id)
+            await answer(Request(scope), error)(scope, receive, send_with_id)
         else:
             await self.app(scope, guarded, send_with_id)
         finally:

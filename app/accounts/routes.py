@@ -10,8 +10,7 @@ from app.accounts.rules import check_scopes
 from app.accounts.schemas import AccountOut, ApiKeyCreate, ApiKeyOut, Deleted, Me, SessionCreate
 from app.accounts.sessions import LIFETIME, close_session, open_session
 from app.accounts.tables import Account
-from app.dependencies import SESSION_COOKIE, CurrentCaller, Transaction, client_address, requires, throttle
-from app.errors import InvalidCredentials
+from app.dependencies import SESSION_COOKIE, CurrentCaller, Transaction, requires, slowing_guesses
 from app.settings import get_settings
 from app.wire import Page
 
@@ -44,13 +43,8 @@ def delete_api_key(key_id: str, tx: Transaction, caller: KeyHolder) -> Deleted:
 
 @router.post("/sessions", status_code=201)
 def sign_in(body: SessionCreate, tx: Transaction, request: Request, response: Response) -> AccountOut:
-    name = f"{client_address(request)} sign-in"
-    throttle().check(name)
-    try:
+    with slowing_guesses(request, "sign-in"):
         token, session = open_session(tx, body.email, body.password)
-    except InvalidCredentials:
-        throttle().failed(name)
-        raise
     set_session_cookie(response, token)
     return AccountOut.of(tx.get_one(Account, session.account_id))
 
