@@ -14,7 +14,7 @@ from app.fine_tuning.find import find_job, list_events, list_jobs, model_names, 
 from app.fine_tuning.finish import cancel
 from app.fine_tuning.rules import OPEN
 from app.inference.model_target import resolve
-from app.web.curve import HEIGHT, WIDTH, draw
+from app.web.curve import HEIGHT, LEFT, WIDTH, draw
 from app.web.forms import MemberForm, submit
 from app.web.rendering import page
 from app.web.visitors import Member, SignedIn
@@ -70,6 +70,7 @@ def progress_of(tx: Session, member: Member, job_id: str) -> dict[str, Any]:
         "curve": draw(metrics),
         "width": WIDTH,
         "height": HEIGHT,
+        "left": LEFT,
         "events": [each for each in list_events(tx, job.id, None, 100) if each.type == "message"][:EVENTS],
     }
 

@@ -43,6 +43,11 @@ def when(moment: datetime | int | None) -> Markup:
     return Markup('<time datetime="{}">{}</time>').format(at.isoformat(), f"{at.day} {at:%b %Y, %H:%M} UTC")
 
 
+def beside(message: str, name: str) -> str:
+    """A refusal as it stands next to its field: the field need not be named again."""
+    return message.removeprefix(f"{name}: ").removeprefix("Value error, ")
+
+
 def plural(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 

@@ -23,7 +23,7 @@ from app.web.money import Micros
 from app.web.visitors import Member, SignedIn
 
 router = APIRouter()
-ENTRIES = 60
+ENTRIES = 100
 KINDS = {
     "welcome_credit": "Welcome credit",
     "top_up": "Top-up",
