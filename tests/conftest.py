@@ -18,6 +18,9 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from app.local.services import start_postgres, start_valkey
+from tests.running_store import person, store
+
+__all__ = ["person", "store"]
 
 ROOT = Path(__file__).parent.parent
 LONG = ("chaos", "fuzz")

@@ -10,9 +10,10 @@ from app.billing.metering import CallTarget
 from app.database import transaction, utc_now
 from app.dependencies import Transaction
 from app.errors import AppError, ModelNotFound
-from app.fine_tuning.find import find_job, list_events, list_jobs, model_names, read_metrics
+from app.fine_tuning.find import find_job, list_checkpoints, list_events, list_jobs, model_names, read_metrics
 from app.fine_tuning.finish import cancel
 from app.fine_tuning.rules import OPEN
+from app.fine_tuning.tables import FineTuningJob
 from app.inference.model_target import resolve
 from app.web.curve import HEIGHT, LEFT, WIDTH, draw
 from app.web.forms import MemberForm, submit
@@ -65,6 +66,7 @@ def progress_of(tx: Session, member: Member, job_id: str) -> dict[str, Any]:
         "job": job,
         "open": job.status in OPEN,
         "model": model_names(tx, [job.variant_id]).get(job.variant_id or ""),
+        "held_out": held_out_losses(tx, job),
         "latest": metrics[-1] if metrics else None,
         "seconds_left": max(left, 0) if left is not None else None,
         "curve": draw(metrics),
@@ -73,6 +75,14 @@ def progress_of(tx: Session, member: Member, job_id: str) -> dict[str, Any]:
         "left": LEFT,
         "events": [each for each in list_events(tx, job.id, None, 100) if each.type == "message"][:EVENTS],
     }
+
+
+def held_out_losses(tx: Session, job: FineTuningJob) -> tuple[float, float] | None:
+    """The base's and the fine-tune's own, on examples that neither was trained on."""
+    before = job.result.get("base_valid_loss")
+    checkpoints = list_checkpoints(tx, job.id, None, 1)
+    after = checkpoints[0].metrics.get("full_valid_loss") if checkpoints else None
+    return (float(before), float(after)) if before is not None and after is not None else None
 
 
 @router.post("/jobs/{job_id}/cancel")

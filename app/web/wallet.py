@@ -66,12 +66,14 @@ def wallet_page(member: Member, refusal: AppError | None = None, after: int | No
 
 
 def transfers(rows: Sequence[tuple[LedgerPosting, LedgerTransfer]]) -> list[dict[str, Any]]:
-    """One line per transfer: what it did to either side, and the balance it left available."""
+    """One line per transfer: what came in or went out, what was set aside, and the balance left available."""
     lines = []
     for _, group in groupby(rows, key=lambda row: row[1].id):
         postings = list(group)
         sides = {posting.ledger_account.rpartition(":")[2]: posting for posting, _ in postings}
-        lines.append({"transfer": postings[0][1], "available": sides.get("available"), "held": sides.get("held")})
+        net = sum(posting.amount_micros for posting in sides.values())
+        line = {"transfer": postings[0][1], "net": net, "held": sides.get("held"), "available": sides.get("available")}
+        lines.append(line)
     return lines
 
 

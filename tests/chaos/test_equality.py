@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from app.cli.demo_data import dialogues
 from models_registry.prompt import Detokenizer, Message, Renderer
-from tests.e2e.conftest import Store, random_adapter
 from tests.generation.tiny import Answer, ask
+from tests.running_store import Store, random_adapter
 from workers.generation.engine.engine import EngineOptions, TorchEngine
 
 TOKENS = 16

@@ -2,6 +2,7 @@
 
 import re
 from html.parser import HTMLParser
+from typing import Any
 
 import pytest
 from fastapi import FastAPI
@@ -94,7 +95,7 @@ def test_what_sellers_and_buyers_write_is_only_text(visitor: Browser, member: Me
     card = f"# Big\n{HOSTILE}\n[a](javascript:alert(1)) [b](https://example.com) ![c](https://example.com/c.png)"
     with transaction() as tx:
         seller = new_member(tx)
-        texts = {"title": HOSTILE, "summary": HOSTILE, "description": card, "starters": [HOSTILE]}
+        texts: dict[str, Any] = {"title": HOSTILE, "summary": HOSTILE, "description": card, "starters": [HOSTILE]}
         name = new_listing(tx, seller.account_id, access=0, examples=[{"input": HOSTILE}], **texts).name
     for browser in (visitor, member("reader")):
         shown = browser.get(f"/{seller.handle}/{name}")

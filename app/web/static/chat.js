@@ -66,7 +66,7 @@ function start(chat) {
   function bill(usage) {
     const price = (side) => Number(chat.dataset[`${side}Price`]);
     const micros = Math.ceil((usage.prompt_tokens * price("input") + usage.completion_tokens * price("output")) / 1e6);
-    return `${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out: $${(micros / 1e6).toFixed(6)}`;
+    return `${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out: $${(micros / 1e6).toFixed(6).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
   }
 
   function say(role, text) {
