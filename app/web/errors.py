@@ -26,7 +26,8 @@ def error_page(request: Request, error: AppError) -> Response | None:
     if request.url.path.startswith(API_PATHS) or "text/html" not in request.headers.get("accept", ""):
         return None
     if isinstance(error, Unauthorized):
-        back = request.url.path if request.method == "GET" else "/"
+        query = f"?{request.url.query}" if request.url.query else ""
+        back = request.url.path + query if request.method == "GET" else "/"
         return RedirectResponse(f"/sign-in?next={quote(back)}", 303)
     answer = page("error", error.status, title=TITLES.get(error.status, "Something went wrong"), message=error.message)
     answer.headers.update(error_headers(error))
