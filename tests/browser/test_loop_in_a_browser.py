@@ -12,7 +12,8 @@ from app.cli.demo_data import tech_support
 from tests.browser.conftest import PATIENCE_MS
 from tests.running_store import Person, Store, upload_adapter
 
-pytestmark = pytest.mark.browser
+# The browser first: without one there is no need to start a store.
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("chromium")]
 Window = Callable[[], Page]
 PASSWORD = "correct horse"
 
