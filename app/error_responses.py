@@ -7,6 +7,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -25,6 +26,9 @@ from app.errors import (
 
 log = structlog.get_logger(__name__)
 ErrorPage = Callable[[Request, AppError], Response | None]
+
+# Where the request guard leaves the request's id, in the ASGI scope.
+REQUEST_ID = "gptstore.request_id"
 
 
 def envelope(error: AppError) -> dict[str, dict[str, str | None]]:
@@ -90,14 +94,18 @@ def install_error_responses(app: FastAPI) -> None:
         }
         return answer(request, families.get(error.status_code, InvalidJson(str(error.detail))), error.headers or {})
 
+    @app.exception_handler(PoolTimeout)
     @app.exception_handler(OperationalError)
-    def database_trouble(request: Request, error: OperationalError) -> Response:
-        log.warning("database_unavailable", error=str(error.orig))
+    def database_trouble(request: Request, error: Exception) -> Response:
+        log.warning("database_unavailable", error=str(getattr(error, "orig", error)))
         return answer(request, Unavailable("The store cannot reach its database; try again.", retry_after=1))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
-        return answer(request, InternalError("Something went wrong on our side."))
+        """Answered outside the request guard, which therefore cannot add the id."""
+        request_id = request.scope.get(REQUEST_ID, "")
+        log.error("unexpected_error", request_id=request_id, exc_info=error)
+        return answer(request, InternalError("Something went wrong on our side."), {"x-request-id": request_id})
 
 
 class InternalError(AppError, status=500, code="internal_error", type="server_error"):

@@ -39,6 +39,8 @@ ROUTERS = [
     inference.router,
 ]
 
+UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs"})
+
 
 @asynccontextmanager
 async def lifespan(api: FastAPI) -> AsyncIterator[None]:
@@ -58,5 +60,5 @@ def create_app() -> FastAPI:
     for router in ROUTERS:
         api.include_router(router)
     install_pages(api)
-    api.add_middleware(RequestGuard, settings=get_settings())
+    api.add_middleware(RequestGuard, settings=get_settings(), uploads=UPLOADS)
     return api
