@@ -101,3 +101,15 @@ def requires(scope: str) -> Callable[[Caller], Caller]:
         return caller
 
     return caller_with_scope
+
+
+def uploader(scope: str) -> Callable[[Request], Caller]:
+    """As `requires`, in a transaction of its own: an upload may take minutes and holds no connection meanwhile."""
+
+    def caller_before_body(request: Request) -> Caller:
+        with transaction() as tx:
+            caller = identify(tx, request)
+        caller.require(scope)
+        return caller
+
+    return caller_before_body
