@@ -31,6 +31,7 @@ from app.inference.wire_events import (
     WireError,
     token_stream,
 )
+from app.metrics import FIRST_TOKEN_SECONDS, GENERATIONS, TOKENS
 from app.settings import get_settings
 from app.tasks import generation_queue
 
@@ -48,16 +49,21 @@ ERRORS: dict[str, type[AppError]] = {
 
 
 class Subscription:
-    """One call's events, in order. `produced` counts the tokens handed on; `ended` once nobody works on it."""
+    """One call's events, in order. `produced` counts the tokens handed on; `outcome` is set once nobody works on it.
 
-    def __init__(self, generation_id: str) -> None:
+    `streamed`: the client hears tokens as they come. Otherwise nothing is delivered before the end.
+    """
+
+    def __init__(self, generation_id: str, streamed: bool) -> None:
         self.generation_id = generation_id
+        self.streamed = streamed
+        self.opened_at = time.monotonic()
         self.attempt = 1
         self.queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.heard_at = time.monotonic()
         self.accepted = False
         self.produced = 0
-        self.ended = False
+        self.outcome: str | None = None
 
     def hear(self, event: TokenEvent) -> None:
         if event.a == self.attempt:
@@ -66,6 +72,10 @@ class Subscription:
 
     def alive(self) -> None:
         self.heard_at, self.accepted = time.monotonic(), True
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
 
     @property
     def silence(self) -> float:
@@ -94,9 +104,9 @@ class Relay:
             log.warning("stream_left_to_expire", error=str(error))
         await self._valkey.aclose()
 
-    def subscribe(self, generation_id: str) -> Subscription:
+    def subscribe(self, generation_id: str, streamed: bool) -> Subscription:
         """Before admission sends the task, or the first tokens could pass unheard."""
-        subscription = self._open[generation_id] = Subscription(generation_id)
+        subscription = self._open[generation_id] = Subscription(generation_id, streamed)
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
@@ -107,6 +117,7 @@ class Relay:
         """Forget it; unless the worker ended it, tell the worker to stop."""
         generation_id = subscription.generation_id
         self._open.pop(generation_id, None)
+        GENERATIONS.labels(subscription.outcome or "cancelled").inc()
         if subscription.ended:
             return
         try:
@@ -115,17 +126,23 @@ class Relay:
             log.warning("cancellation_not_sent", generation_id=generation_id, error=str(error))
 
     async def events(self, subscription: Subscription, task: GenerateTask) -> AsyncIterator[TokenEvent]:
-        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means."""
+        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means.
+
+        Events of a second attempt (`a` is larger) begin the answer anew; only a call that is not streamed sees both.
+        """
         while not subscription.ended:
             event = await self._next(subscription)
             if event is None:
                 task = await self._check_silence(subscription, task)
                 continue
             if event.error is not None:
-                subscription.ended = True
+                subscription.outcome = event.error.code
                 raise refusal(event.error)
+            if event.ids and not subscription.produced:
+                FIRST_TOKEN_SECONDS.observe(time.monotonic() - subscription.opened_at)
+            TOKENS.inc(len(event.ids))
             subscription.produced += len(event.ids)
-            subscription.ended = event.done is not None
+            subscription.outcome = None if event.done is None else "finished"
             yield event
 
     async def _next(self, subscription: Subscription) -> TokenEvent | None:
@@ -142,20 +159,20 @@ class Relay:
         patience = get_settings().generation.silence
         if subscription.silence < patience:
             return task
-        if subscription.produced:
-            subscription.ended = True
+        if subscription.produced and subscription.streamed:
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.settle_delivered, task, subscription.produced)
             raise GenerationFailed("The worker stopped answering; you pay only for what you received.")
         if time.time() > task.deadline + patience:
-            subscription.ended = True
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.give_up, task)
             raise Overloaded("No worker took the request in time; try again.", retry_after=5)
         if task.attempt == 1 and (subscription.accepted or await self._message_is_lost(task)):
             task = await to_thread.run_sync(recovery.resubmit, task)
-            subscription.attempt = task.attempt
+            subscription.attempt, subscription.produced = task.attempt, 0
             subscription.heard_at, subscription.accepted = time.monotonic(), False
         elif subscription.accepted:
-            subscription.ended = True
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.give_up, task)
             raise Unavailable("The workers stopped before answering; try again.", retry_after=5)
         return task

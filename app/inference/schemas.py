@@ -25,9 +25,13 @@ class ChatMessage(Strict):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = Field(default=None, max_length=64)
-    refusal: str | None = None
     tool_calls: list[Any] | None = None
     tool_call_id: str | None = None
+    # People send answers back as they got them: what is in ours, or null in OpenAI's, is accepted.
+    refusal: str | None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
 
 
 class StreamOptions(Strict):
