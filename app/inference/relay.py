@@ -66,8 +66,9 @@ class Subscription:
         self.outcome: str | None = None
 
     def hear(self, event: TokenEvent) -> None:
-        if event.a == self.attempt:
-            self.heard_at, self.accepted = time.monotonic(), True
+        """A new attempt may be quicker than the thread that asked for it, so its first event makes it the present one."""
+        if event.a >= self.attempt:
+            self.attempt, self.heard_at, self.accepted = event.a, time.monotonic(), True
             self.queue.put_nowait(event)
 
     def alive(self) -> None:
