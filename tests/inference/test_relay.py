@@ -14,7 +14,7 @@ from app.inference.answers import Collected
 from app.inference.relay import Relay, Subscription
 from app.inference.wire_events import EVENTS_FIELD, Done, Events, GenerateTask, SamplingParams, TokenEvent, token_stream
 from app.settings import get_settings
-from app.tasks import generation_queue
+from app.tasks import TaskName, generation_queue
 from tests.billing.calls import call_of, opened
 from tests.conftest import Services
 from tests.factories import new_account, new_listing
@@ -45,8 +45,10 @@ class Line:
         self.valkey.xadd(token_stream(self.relay.replica), {EVENTS_FIELD: Events.dump_json([event])})
 
     async def next_message(self) -> None:
-        """Until the relay has sent the call to the workers again."""
-        await asyncio.to_thread(self.valkey.blpop, [generation_queue(self.task.base_id)], 20)
+        """Until the relay has sent the call to the workers again; the listing's own check is in that queue too."""
+        message = b""
+        while TaskName.GENERATE.value.encode() not in message:
+            _, message = await asyncio.to_thread(self.valkey.blpop, [generation_queue(self.task.base_id)], 20)
 
 
 def line(relay: Relay, *, streamed: bool) -> Line:
