@@ -91,11 +91,14 @@ class Relay:
         self._open: dict[str, Subscription] = {}
         self._valkey = redis.asyncio.Redis.from_url(get_settings().redis_url, socket_timeout=5)
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew_leases())]
 
     async def stop(self) -> None:
+        # redis-py may swallow the cancellation of a command, so the reader also looks at this flag.
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -188,7 +191,7 @@ class Relay:
     async def _read(self) -> None:
         """The only reader of this replica's stream; a lost connection is tried again for ever."""
         stream, last = token_stream(self.replica), "0-0"
-        while True:
+        while not self._stopped:
             try:
                 found = cast(StreamEntries, await self._valkey.xread({stream: last}, block=READ_BLOCK_MS) or [])
                 for _, entries in found:
