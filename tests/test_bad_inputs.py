@@ -109,6 +109,11 @@ def test_a_foreign_host_name(client: TestClient, name: str) -> None:
     assert told(client.get("/v1/listings", headers={"host": name})) == (400, "invalid_host")
 
 
+def test_a_probe_may_name_the_machine_as_it_likes(client: TestClient) -> None:
+    for path in ("/healthz", "/readyz", "/metrics"):
+        assert client.get(path, headers={"host": "10.0.0.7:8000"}).status_code == 200
+
+
 def test_a_key_in_the_query_string_is_no_key(client: TestClient, user: Signed) -> None:
     for name in ("key", "api_key", "access_token"):
         assert told(client.get("/v1/me", params={name: user.key})) == (401, "invalid_api_key")
