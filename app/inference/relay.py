@@ -66,7 +66,7 @@ class Subscription:
         self.outcome: str | None = None
 
     def hear(self, event: TokenEvent) -> None:
-        """A new attempt may be quicker than the thread that asked for it, so its first event makes it the present one."""
+        """A new attempt may overtake the thread that asked for it: its first event makes it the present one."""
         if event.a >= self.attempt:
             self.attempt, self.heard_at, self.accepted = event.a, time.monotonic(), True
             self.queue.put_nowait(event)
