@@ -46,9 +46,11 @@ class Line:
 
     async def next_message(self) -> None:
         """Until the relay has sent the call to the workers again; the listing's own check is in that queue too."""
-        message = b""
-        while TaskName.GENERATE.value.encode() not in message:
-            _, message = await asyncio.to_thread(self.valkey.blpop, [generation_queue(self.task.base_id)], 20)
+        message = ""
+        while TaskName.GENERATE.value not in message:
+            popped = await asyncio.to_thread(self.valkey.blpop, [generation_queue(self.task.base_id)], 20)
+            assert popped is not None, "no message came"
+            message = str(popped[1])
 
 
 def line(relay: Relay, *, streamed: bool) -> Line:
