@@ -49,7 +49,10 @@ def answer(request: Request, error: AppError, headers: Mapping[str, str] = {}) -
     """The envelope, or a page where a browser asked for one (app.web sets `state.error_page`)."""
     as_page: ErrorPage | None = getattr(request.app.state, "error_page", None)
     page = as_page(request, error) if as_page else None
-    return page or error_response(error, headers)
+    if page is None:
+        return error_response(error, headers)
+    page.headers.update(headers)
+    return page
 
 
 def error_response(error: AppError, headers: Mapping[str, str] = {}) -> Response:

@@ -23,9 +23,14 @@ from safetensors.numpy import save
 
 Tensors = dict[str, np.ndarray]
 BASE = "smollm2-135m-instruct"
-START_SECONDS = 120.0
+START_SECONDS = 300.0
 # Shorter patience than an operator's, so that what follows a kill -9 is seen sooner.
-IMPATIENT = {"GPTSTORE_FINE_TUNING__LEASE": "4", "GPTSTORE_GENERATION__SILENCE": "4"}
+# One address makes all the mistakes of these tests, so guessing is not slowed.
+IMPATIENT = {
+    "GPTSTORE_FINE_TUNING__LEASE": "4",
+    "GPTSTORE_GENERATION__SILENCE": "4",
+    "GPTSTORE_API__FAILED_LOGINS_PER_MINUTE": "1000000",
+}
 
 
 @dataclass
@@ -36,6 +41,7 @@ class Store:
     data: Path
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    reader: threading.Thread = field(default_factory=threading.Thread)
     _changed: threading.Condition = field(default_factory=threading.Condition)
 
     def follow(self) -> None:
@@ -44,6 +50,12 @@ class Store:
             with self._changed:
                 self.lines.append(line.rstrip())
                 self._changed.notify_all()
+
+    def close(self) -> None:
+        """After its end: all it printed is read."""
+        self.reader.join(10)
+        if self.process.stdout is not None:
+            self.process.stdout.close()
 
     def wait_for(self, found: Callable[[str], bool], after: int = 0, seconds: float = START_SECONDS) -> str:
         """The first line from number `after` on that fits; awaited, never polled."""
@@ -59,8 +71,15 @@ class Store:
 
     def part(self, module: str) -> psutil.Process:
         """The process of a part, by what it runs."""
-        children = psutil.Process(self.process.pid).children()
-        return next(child for child in children if module in " ".join(child.cmdline()))
+        return next(child for child in self.children() if module in " ".join(child.cmdline()))
+
+    def lives(self, module: str) -> bool:
+        """A part that was just killed has not yet come back."""
+        return any(module in " ".join(child.cmdline()) for child in self.children())
+
+    def children(self) -> list[psutil.Process]:
+        children: list[psutil.Process] = psutil.Process(self.process.pid).children()
+        return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
     def verify_ledger(self) -> str:
         """As an operator does, in another terminal."""
@@ -84,33 +103,37 @@ class Person:
         return answer
 
 
+def started(data: Path, port: int, environment: dict[str, str], user: str | None = None) -> Store:
+    """`gptstore up` on its way; wait for its `ready http…` line."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.cli.main", "up", "--port", str(port), "--data", str(data)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=clean | IMPATIENT | environment,
+        start_new_session=True,
+        user=user,
+        extra_groups=[] if user else None,
+    )
+    running = Store(f"http://127.0.0.1:{port}", data, process)
+    running.reader = threading.Thread(target=running.follow, daemon=True)
+    running.reader.start()
+    return running
+
+
 @pytest.fixture(scope="session")
 def store() -> Iterator[Store]:
     data = Path(tempfile.mkdtemp(prefix="gptstore-e2e-"))
     data.chmod(0o755)
-    port = free_port()
-    command = [sys.executable, "-m", "app.cli.main", "up", "--port", str(port), "--data", str(data)]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment | IMPATIENT,
-        start_new_session=True,
-    )
-    running = Store(f"http://127.0.0.1:{port}", data, process)
-    reader = threading.Thread(target=running.follow, daemon=True)
-    reader.start()
+    running = started(data, free_port(), {})
     try:
         running.wait_for(lambda line: line.startswith("ready http"))
         yield running
     finally:
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(60)
-        reader.join(10)
-        if process.stdout is not None:
-            process.stdout.close()
+        running.process.send_signal(signal.SIGTERM)
+        code = running.process.wait(60)
+        running.close()
         shutil.rmtree(data, ignore_errors=True)
     assert code == 0, "\n".join(running.lines[-30:])
 

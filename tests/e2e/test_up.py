@@ -15,7 +15,8 @@ import psutil
 import pytest
 
 from app.local.services import readable_by_others
-from tests.e2e.conftest import ROOT, Store, free_port, started
+from tests.conftest import ROOT
+from tests.running_store import Store, free_port, started
 from tests.tiny_base import tiny_base
 
 Up = Callable[[], Store]
@@ -25,6 +26,7 @@ Up = Callable[[], Store]
 def up(tmp_path: Path) -> Iterator[Up]:
     """Starts the same small store, again after each end; whatever is left in the end is killed."""
     data = Path(tempfile.mkdtemp(prefix="gptstore-up-"))
+    data.chmod(0o755)
     tiny_base(data / "tiny")
     user = ordinary_user()
     if user:

@@ -10,9 +10,7 @@ import pytest
 
 from app.settings import get_settings
 from tests.doors import World, make_world
-from tests.e2e.conftest import BASE, Store, store
-
-__all__ = ["store"]
+from tests.running_store import BASE, Store
 
 SEED = int(os.environ.get("FUZZ_SEED") or random.SystemRandom().randrange(2**32))
 

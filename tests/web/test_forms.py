@@ -172,7 +172,7 @@ def test_signing_up_signs_in_and_shows_a_key_that_works(visitor: Browser) -> Non
 def test_a_reset_link_sets_a_password_once(visitor: Browser, signed_up: SignUp) -> None:
     user = signed_up("forgetful")
     with transaction() as tx:
-        token = reset_token(tx, user.email, get_settings().secret_key)
+        token = reset_token(tx, user.email, get_settings().secret_key, operator="cli")
     page = f"/reset-password?token={token}"
     assert 'id="password-wrong"' in visitor.send(page, "/reset-password", password="short").text
     assert visitor.send(page, "/reset-password", password="brand new words").headers["location"].startswith("/sign-in")
