@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workers.generation.engine.grammar import WORD
 from workers.generation.engine.request import Sequence, TokenLogprob
 from workers.generation.engine.scheduler import Batch, Sample
 
@@ -33,7 +35,7 @@ class Sampler:
         if not sequences:
             return []
         logits = torch.nan_to_num(logits, nan=-1e9, posinf=1e9, neginf=-1e9)
-        shaped = adjust(logits, sequences)
+        shaped = constrain(adjust(logits, sequences), sequences)
         tokens = shaped.argmax(-1)
         drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
         if drawn:
@@ -65,6 +67,27 @@ def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
             ids = torch.tensor(list(params.logit_bias), device=own.device)
             own[ids] += torch.tensor(list(params.logit_bias.values()), dtype=own.dtype, device=own.device)
     return logits
+
+
+def constrain(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """−inf for what a row's grammar does not allow next; rows without a grammar stay as they are."""
+    rows, matchers = [], []
+    for row, sequence in enumerate(sequences):
+        if sequence.matcher is not None:
+            rows.append(row)
+            matchers.append(sequence.matcher)
+    if not rows:
+        return logits
+    vocabulary = logits.shape[-1]
+    # A model may have more rows in its vocabulary than its tokenizer has tokens: those are never allowed.
+    words = max(-(-vocabulary // WORD), *(matcher.words for matcher in matchers))
+    bits = np.zeros((len(rows), words), dtype=np.int32)
+    for at, matcher in enumerate(matchers):
+        matcher.fill(bits[at, : matcher.words])
+    forbidden = np.unpackbits(~bits.view(np.uint8), axis=1, count=vocabulary, bitorder="little")
+    mask = torch.from_numpy(forbidden).bool().to(logits.device)
+    index = torch.tensor(rows, device=logits.device)
+    return logits.index_copy(0, index, logits[index].masked_fill_(mask, -torch.inf))
 
 
 def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
