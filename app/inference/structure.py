@@ -16,6 +16,9 @@ from models_registry.tool_text import CALL_TAIL, OPEN, call_head, schema_text, t
 MAX_PARALLEL_CALLS = 8
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 NO_ARGUMENTS: Mapping[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+# Text that must come is else encoded by the library at once, special tokens included: a schema's own text could then
+# name a control token.
+HEADER = '%llguidance {"no_forcing": true}'
 # One line, one spelling: a weak model would otherwise fill its answer with blanks, and a raw line break ends a call.
 SPELLING = {"whitespace_flexible": False, "key_separator": ": ", "item_separator": ", "}
 
@@ -100,7 +103,7 @@ def json_rule(schema: Mapping[str, Any], strict: bool) -> str:
 def grammar_text(request: ChatRequest, functions: Sequence[FunctionDefinition], answer: str | None) -> str:
     """Free text until a call begins (auto), only calls (required), one call (named), or the answer's schema."""
     if not functions:
-        return f"start: {answer}\n"
+        return f"{HEADER}\nstart: {answer}\n"
     choice = request.tool_choice
     single = isinstance(choice, NamedToolChoice) or request.parallel_tool_calls is False
     more = "" if single else f" ({quoted(chr(10) + OPEN)} call){{0,{MAX_PARALLEL_CALLS - 1}}}"
@@ -111,12 +114,12 @@ def grammar_text(request: ChatRequest, functions: Sequence[FunctionDefinition], 
         rules.append(f"call{at}: {quoted(call_head(each.name))} arguments{at} {quoted(CALL_TAIL)}")
         rules.append(f"arguments{at}: {arguments}")
     if isinstance(choice, NamedToolChoice) or choice == "required":
-        return "\n".join([f"start: {calls}", *rules, ""])
+        return "\n".join([HEADER, f"start: {calls}", *rules, ""])
     if answer is not None:
-        return "\n".join([f"start: answer | {calls}", f"answer: {answer}", *rules, ""])
+        return "\n".join([HEADER, f"start: answer | {calls}", f"answer: {answer}", *rules, ""])
     # `lazy` ends the free text at the first marker; without one, it is the whole answer.
     free = [f"start: TEXT | begun call{more}", f"begun[lazy]: TEXT {quoted(OPEN)}", r"TEXT: /(.|\n)*/"]
-    return "\n".join([*free, *rules, ""])
+    return "\n".join([HEADER, *free, *rules, ""])
 
 
 def quoted(text: str) -> str:

@@ -39,7 +39,8 @@ class Matcher:
 
     def advance(self, token: int) -> bool:
         """Take the chosen token. False: the matcher is broken and `error` says why."""
-        return self._matcher.consume_token(token)
+        # A broken matcher allows, and takes, the end of sequence.
+        return self._matcher.consume_token(token) and not self._matcher.is_error()
 
     @property
     def complete(self) -> bool:
@@ -65,10 +66,11 @@ class Grammar:
 class Grammars:
     """Of one tokenizer; the most recently used stay compiled. Thread-safe, and meant for the callers' threads."""
 
-    def __init__(self, tokenizer: str, eos_ids: Iterable[int]) -> None:
+    def __init__(self, tokenizer: str, eos_ids: Iterable[int], limits: LLParserLimits = LIMITS) -> None:
         """`tokenizer`: tokenizer.json as text. Raises ValueError for a kind that llguidance does not know."""
         self._tokenizer = LLTokenizer(tokenizer, eos_token=sorted(eos_ids) or None)
         self._words = -(-self._tokenizer.vocab_size // WORD)
+        self._limits = limits
         self._compiled: OrderedDict[bytes, Grammar] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -90,7 +92,7 @@ class Grammars:
         return grammar
 
     def _compile(self, text: str) -> Grammar:
-        prototype = LLMatcher(self._tokenizer, text, log_level=0, limits=LIMITS)
+        prototype = LLMatcher(self._tokenizer, text, log_level=0, limits=self._limits)
         if prototype.is_error():
             raise InvalidGrammar(reason(prototype.get_error()))
         # Some grammars turn out to be empty only when the first token is asked for.
