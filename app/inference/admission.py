@@ -5,7 +5,7 @@ Runs in a thread; once it returns, the hold is committed and the task is on its 
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -18,6 +18,7 @@ from app.errors import ContextLengthExceeded, InvalidValue, Overloaded
 from app.inference import rules
 from app.inference.model_target import Target, resolve
 from app.inference.schemas import ChatRequest, CompletionRequest, Sampling
+from app.inference.structure import structure_of
 from app.inference.wire_events import GenerateTask
 from app.settings import get_settings
 from app.tasks import TaskName, enqueue, generation_queue
@@ -38,12 +39,18 @@ class Ticket:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A call with its hold in place. `prompt` is the text to echo, for completions that ask for it."""
+    """A call with its hold in place.
+
+    `prompt` is the text to echo and `first` its first token's, for completions that ask for it. `calls`: the answer
+    may call tools.
+    """
 
     task: GenerateTask
     model: str
     created: int
     prompt: str = ""
+    first: str = ""
+    calls: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -53,17 +60,17 @@ class Admitted:
 
 def admit_chat(identify: Identify, ticket: Ticket, request: ChatRequest) -> Admitted:
     """Raises every refusal of THREATS' first paragraph: 400, 401, 403, 404, 429, 503; then nothing is held."""
-    rules.check_unsupported(request)
+    structure = structure_of(request)
 
     def prompt_of(target: Target, renderer: Renderer) -> list[int]:
-        turns = rules.conversation(request.messages, target.system_prompt)
+        turns = rules.conversation(request.messages, target.system_prompt, structure.words)
         rules.check_bytes([turn.content for turn in turns], target.base.context_length or 0)
         try:
             return renderer.chat(turns)
         except PromptError as error:
             raise InvalidValue(str(error), param="messages") from error
 
-    return admit(identify, ticket, request, prompt_of)
+    return replace(admit(identify, ticket, request, prompt_of, structure.grammar), calls=structure.calls)
 
 
 def admit_completion(identify: Identify, ticket: Ticket, request: CompletionRequest) -> Admitted:
@@ -73,8 +80,6 @@ def admit_completion(identify: Identify, ticket: Ticket, request: CompletionRequ
         prompt = prompt[0]
     if not prompt or (isinstance(prompt, list) and any(isinstance(part, str) for part in prompt)):
         raise InvalidValue("prompt must be one text or one list of token ids.", param="prompt")
-    if request.echo and request.logprobs is not None:
-        raise InvalidValue("echo cannot be combined with logprobs.", param="echo")
 
     def prompt_of(target: Target, renderer: Renderer) -> list[int]:
         if isinstance(prompt, str):
@@ -88,10 +93,12 @@ def admit_completion(identify: Identify, ticket: Ticket, request: CompletionRequ
     admitted = admit(identify, ticket, request, prompt_of)
     if not request.echo:
         return admitted
-    text = (
-        prompt if isinstance(prompt, str) else load_renderer(admitted.task.base_digest).decode(admitted.task.token_ids)
+    ids, renderer = admitted.task.token_ids, load_renderer(admitted.task.base_digest)
+    return replace(
+        admitted,
+        prompt=prompt if isinstance(prompt, str) else renderer.decode(ids),
+        first=renderer.decode(ids[:1]),
     )
-    return Admitted(admitted.task, admitted.model, admitted.created, text)
 
 
 def admit(
@@ -99,6 +106,7 @@ def admit(
     ticket: Ticket,
     request: Sampling,
     prompt_of: Callable[[Target, Renderer], list[int]],
+    grammar: str | None = None,
 ) -> Admitted:
     settings = get_settings().generation
     with transaction() as tx:
@@ -109,7 +117,7 @@ def admit(
         check_queue(tx, base.id, caller.account_id)
         renderer = load_renderer(base.digest or "")
         ids = prompt_of(target, renderer)
-        params = rules.sampling_params(request, target.defaults, 1, int(base.shape["vocabulary"]))
+        params = rules.sampling_params(request, target.defaults, 1, int(base.shape["vocabulary"]), grammar)
         bound = completion_bound(tx, caller, target, request, ids, params.n)
         params = params.model_copy(update={"max_tokens": bound})
         open_call(

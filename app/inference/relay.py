@@ -17,7 +17,7 @@ from anyio import to_thread
 from redis.exceptions import RedisError
 from sqlalchemy.exc import SQLAlchemyError
 
-from app.errors import AppError, ContextLengthExceeded, GenerationFailed, Overloaded, Unavailable
+from app.errors import AppError, ContextLengthExceeded, GenerationFailed, InvalidSchema, Overloaded, Unavailable
 from app.inference import recovery
 from app.inference.wire_events import (
     ALIVE_FIELD,
@@ -45,6 +45,7 @@ ERRORS: dict[str, type[AppError]] = {
     "overloaded": Overloaded,
     "unavailable": Unavailable,
     "context_length_exceeded": ContextLengthExceeded,
+    "invalid_schema": InvalidSchema,
 }
 
 

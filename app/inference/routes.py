@@ -122,12 +122,12 @@ async def sse(
     event = first
     try:
         while True:
-            if event.i not in opened and (event.text or event.ids or event.finish):
+            if event.i not in opened and (event.text or event.ids or event.plp or event.finish):
                 opened.add(event.i)
                 if (opening := shape.opening(event.i)) is not None:
                     yield data(opening | tail)
-            if event.text or event.finish or event.lp:
-                yield data(shape.piece(event) | tail)
+            if (piece := shape.piece(event)) is not None:
+                yield data(piece | tail)
             if event.done is not None:
                 break
             event = await anext(rest)

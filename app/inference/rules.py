@@ -7,8 +7,10 @@ from app.errors import ContextLengthExceeded, InvalidValue, UnsupportedContent
 from app.inference.schemas import ChatMessage, ChatRequest, CompletionRequest, Sampling
 from app.inference.wire_events import SamplingParams
 from models_registry.prompt import Message
+from models_registry.tool_text import call_text, result_text
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+# No template knows every role: what a tool answered stands in a user's turn.
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "user"}
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 200
 # A token rarely covers this many bytes; longer prompts are refused before the work of encoding them.
@@ -17,15 +19,29 @@ MAX_BYTES_PER_TOKEN = 64
 DEFAULTABLE = ("temperature", "top_p", "top_k", "min_p", "max_tokens", "presence_penalty", "frequency_penalty")
 
 
-def conversation(messages: Sequence[ChatMessage], system_prompt: str | None) -> list[Message]:
-    """Plain turns; the listing's system prompt leads when the caller sent none.
+def conversation(messages: Sequence[ChatMessage], system_prompt: str | None, words: str = "") -> list[Message]:
+    """Plain turns; the listing's system prompt leads when the caller sent none, `words` end the system turn.
 
     Raises InvalidValue for unknown roles, UnsupportedContent for anything that is not text.
     """
-    turns = [Message(role_of(each, at), text_of(each, at)) for at, each in enumerate(messages)]
+    turns: list[Message] = []
+    for at, each in enumerate(messages):
+        role, text = role_of(each, at), text_of(each, at)
+        if each.role == "tool" and at > 0 and messages[at - 1].role == "tool":
+            turns[-1] = Message(role, f"{turns[-1].content}\n{text}")
+        else:
+            turns.append(Message(role, text))
     if system_prompt and not any(turn.role == "system" for turn in turns):
         turns.insert(0, Message("system", system_prompt))
-    return turns
+    return with_words(turns, words)
+
+
+def with_words(turns: list[Message], words: str) -> list[Message]:
+    if not words:
+        return turns
+    if turns and turns[0].role == "system":
+        return [Message("system", f"{turns[0].content}\n\n{words}"), *turns[1:]]
+    return [Message("system", words), *turns]
 
 
 def role_of(message: ChatMessage, at: int) -> str:
@@ -36,9 +52,22 @@ def role_of(message: ChatMessage, at: int) -> str:
 
 
 def text_of(message: ChatMessage, at: int) -> str:
+    """A turn's text; calls and results of tools in the spelling that the model is taught."""
+    if message.role == "tool":
+        if not message.tool_call_id:
+            raise InvalidValue("A tool's message needs tool_call_id.", param=f"messages.{at}.tool_call_id")
+        return result_text(content_of(message, at))
+    if not message.tool_calls:
+        return content_of(message, at)
+    if message.role != "assistant":
+        raise InvalidValue("Only the assistant calls tools.", param=f"messages.{at}.tool_calls")
+    spoken = [] if message.content is None else [content_of(message, at)]
+    calls = [call_text(call.function.name, call.function.arguments) for call in message.tool_calls]
+    return "\n".join([*filter(None, spoken), *calls])
+
+
+def content_of(message: ChatMessage, at: int) -> str:
     param = f"messages.{at}.content"
-    if message.tool_calls:
-        raise UnsupportedContent("Tool calls are not supported.", param=f"messages.{at}.tool_calls")
     if message.content is None:
         raise InvalidValue("content must be text.", param=param)
     if isinstance(message.content, str):
@@ -53,13 +82,6 @@ def check_bytes(texts: Sequence[str], context_length: int) -> None:
     """Raises ContextLengthExceeded without encoding what can only be too long."""
     if sum(len(text) for text in texts) > context_length * MAX_BYTES_PER_TOKEN:
         raise ContextLengthExceeded(f"The prompt exceeds the context of {context_length} tokens.", param="messages")
-
-
-def check_unsupported(request: ChatRequest) -> None:
-    if request.tools or request.tool_choice not in (None, "none", "auto"):
-        raise UnsupportedContent("Tools are not supported.", param="tools")
-    if request.response_format is not None and request.response_format.type != "text":
-        raise UnsupportedContent("Only response_format 'text' is supported.", param="response_format")
 
 
 def stops(value: str | list[str] | None) -> list[str]:
@@ -90,6 +112,14 @@ def wanted_logprobs(request: Sampling) -> int | None:
     return request.logprobs if isinstance(request, CompletionRequest) else None
 
 
+def wanted_prompt_logprobs(request: Sampling) -> int | None:
+    """An echo with log-probabilities includes the prompt's. Raises InvalidValue for an answer of no token at all."""
+    echo = isinstance(request, CompletionRequest) and bool(request.echo)
+    if request.max_tokens == 0 and not echo:
+        raise InvalidValue("max_tokens 0 needs echo: true.", param="max_tokens")
+    return wanted_logprobs(request) if echo else None
+
+
 def asked_tokens(request: Sampling, defaults: Mapping[str, Any]) -> int | None:
     """The bound that the caller, or else the listing, put on the answer."""
     if isinstance(request, ChatRequest) and request.max_completion_tokens is not None:
@@ -109,10 +139,12 @@ def answer_bound(asked: int | None, explicit: bool, prompt_tokens: int, context_
             + (f" and the answer may have {asked}." if explicit and asked else "."),
             param="messages",
         )
-    return min(asked or usual, room)
+    return min(usual if asked is None else asked, room)
 
 
-def sampling_params(request: Sampling, defaults: Mapping[str, Any], max_tokens: int, vocabulary: int) -> SamplingParams:
+def sampling_params(
+    request: Sampling, defaults: Mapping[str, Any], max_tokens: int, vocabulary: int, grammar: str | None = None
+) -> SamplingParams:
     """Everything the engine needs to choose tokens: the caller's wish, else the listing's, else OpenAI's default."""
     given = {name: getattr(request, name) for name in DEFAULTABLE}
     chosen = {name: defaults[name] if given[name] is None and name in defaults else given[name] for name in DEFAULTABLE}
@@ -126,4 +158,6 @@ def sampling_params(request: Sampling, defaults: Mapping[str, Any], max_tokens: 
         repetition_penalty=request.repetition_penalty or 1.0,
         logit_bias=logit_bias(request.logit_bias, vocabulary),
         logprobs=wanted_logprobs(request),
+        prompt_logprobs=wanted_prompt_logprobs(request),
+        grammar=grammar,
     )

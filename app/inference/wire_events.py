@@ -22,7 +22,9 @@ class Wire(BaseModel):
 
 
 class SamplingParams(Wire):
-    """As admission decided. `logprobs`: None is off, else the number of alternatives; `top_k` 0 is off."""
+    """As admission decided. `logprobs` (of the answer) and `prompt_logprobs`: None is off, else the number of
+    alternatives; `top_k` 0 is off. `grammar`: the answer's form, in llguidance's dialect of Lark.
+    """
 
     max_tokens: int
     temperature: float = 1.0
@@ -37,6 +39,8 @@ class SamplingParams(Wire):
     repetition_penalty: float = 1.0
     logit_bias: dict[int, float] = Field(default_factory=dict)
     logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    grammar: str | None = None
     ignore_eos: bool = False
 
 
@@ -78,7 +82,10 @@ class WireError(Wire):
 
 
 class TokenEvent(Wire):
-    """What choice `i` of generation `g`, attempt `a`, gained in one step; `done` or `error` ends it all."""
+    """What choice `i` of generation `g`, attempt `a`, gained in one step; `done` or `error` ends it all.
+
+    `plp`: log-probabilities of the prompt's next tokens, in order, from its second on.
+    """
 
     g: str
     a: int
@@ -86,6 +93,7 @@ class TokenEvent(Wire):
     text: str = ""
     ids: list[int] = Field(default_factory=list)
     lp: list[TokenLogprob] | None = None
+    plp: list[TokenLogprob] | None = None
     finish: Literal["stop", "length", "cancelled"] | None = None
     done: Done | None = None
     error: WireError | None = None

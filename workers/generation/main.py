@@ -5,6 +5,7 @@ Until the base is in the registry it only watches Postgres: nothing heavy is imp
 
 import os
 import time
+from functools import lru_cache
 
 import structlog
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -18,6 +19,9 @@ from models_registry.store import open_store
 from workers.celery_app import make_worker, run_worker
 
 log = structlog.get_logger(__name__)
+
+# Log-probabilities name the same tokens over and over, on the engine's thread.
+REMEMBERED_TEXTS = 65_536
 
 
 def main() -> None:
@@ -68,7 +72,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
         stream=stream,
         calls=calls,
         base_digest=digest,
-        text_of=lambda token: renderer.decode([token]),
+        text_of=lru_cache(REMEMBERED_TEXTS)(lambda token: renderer.decode([token])),
     )
     pulse = Pulse(calls)
     app = make_worker([generation_queue(base_id)], settings.generation.concurrency)

@@ -17,6 +17,7 @@ from app.inference.wire_events import Done, GenerateTask, TokenEvent, TokenLogpr
 from models_registry.store import ArtifactStore
 from workers.generation.calls import Call, OpenCalls
 from workers.generation.engine import request as engine_request
+from workers.generation.engine.grammar import GrammarFailed, InvalidGrammar
 from workers.generation.engine.protocol import AdapterNotLoaded, Engine, OnEvent, RequestTooLong
 from workers.generation.engine.request import EngineRequest, Handle, StepEvent
 from workers.generation.token_stream import TokenStream
@@ -77,6 +78,8 @@ def _produce(worker: GenerationWorker, call: Call) -> Refused | None:
             raise handle.error
     except Refused as error:
         return error
+    except GrammarFailed as error:
+        return Refused("invalid_schema", f"The schema is too complex to follow: {error}")
     except Exception:
         log.exception("generation_failed", generation_id=call.task.generation_id)
         return Refused("generation_failed", "The model failed while answering.")
@@ -98,6 +101,8 @@ def _submit(worker: GenerationWorker, call: Call) -> Handle:
             continue
         except RequestTooLong as error:
             raise Refused("context_length_exceeded", str(error)) from error
+        except InvalidGrammar as error:
+            raise Refused("invalid_schema", f"The schema cannot be followed: {error}") from error
         worker.calls.attach(call, handle)
         return handle
     raise Refused("overloaded", "Too many adapters are in use; try again.")
@@ -116,6 +121,7 @@ def _to_stream(worker: GenerationWorker, call: Call) -> OnEvent:
                 text=event.text,
                 ids=list(event.ids),
                 lp=[_logprob(each, worker.text_of) for each in event.logprobs] or None,
+                plp=[_logprob(each, worker.text_of) for each in event.prompt_logprobs] or None,
                 finish=event.finish,
             ),
         )

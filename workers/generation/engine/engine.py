@@ -11,8 +11,10 @@ import structlog
 import torch
 
 from workers.generation.engine.adapters import AdapterBank
+from workers.generation.engine.grammar import Grammar, Grammars, InvalidGrammar
 from workers.generation.engine.kv_cache import BlockPool
 from workers.generation.engine.model_runner import ModelRunner
+from workers.generation.engine.prompt_logprobs import score_prompts
 from workers.generation.engine.protocol import EngineStats, OnEvent, RequestTooLong
 from workers.generation.engine.reply_text import Detokenizer
 from workers.generation.engine.request import EngineRequest, Handle, Sequence
@@ -51,6 +53,7 @@ class TorchEngine:
         eos_ids: frozenset[int],
         options: EngineOptions,
         after_step: Callable[[], None] = lambda: None,
+        grammars: Grammars | None = None,
     ) -> None:
         blocks = -(-options.kv_cache_tokens // options.block_size)
         self.bank = AdapterBank(options.adapter_memory_bytes)
@@ -64,6 +67,7 @@ class TorchEngine:
             block_size=options.block_size,
         )
         self.sampler = Sampler()
+        self._grammars = grammars
         self._new_detokenizer, self._eos_ids = detokenizer, eos_ids
         self._after_step, self._threads = after_step, options.threads
         self._inbox: deque[Handle] = deque()
@@ -77,7 +81,7 @@ class TorchEngine:
     def step(self) -> None:
         """The whole engine at a glance."""
         batch = self.scheduler.schedule()
-        logits = self.model_runner.forward(batch)
+        logits = score_prompts(self.model_runner.forward(batch), batch)
         samples = self.sampler.sample(logits, batch)
         self.scheduler.advance(batch, samples)
         self.publish(batch)
@@ -96,14 +100,14 @@ class TorchEngine:
                     self._release(handle)
 
     def submit(self, request: EngineRequest, on_event: OnEvent) -> Handle:
-        """Raises AdapterNotLoaded, RequestTooLong, EngineClosed."""
+        """Raises AdapterNotLoaded, RequestTooLong, InvalidGrammar, EngineClosed. A grammar is compiled here."""
         longest = len(request.token_ids) + 1
         if not request.token_ids or longest > self.model_runner.context_length:
             raise RequestTooLong(f"{len(request.token_ids)} prompt tokens do not fit the context")
         whole = min(len(request.token_ids) + request.params.max_tokens, self.model_runner.context_length)
         if whole > self.scheduler.cache.capacity:
             raise RequestTooLong(f"{whole} tokens do not fit the KV cache")
-        handle = Handle(request, on_event)
+        handle = Handle(request, on_event, self._compile(request.params.grammar))
         if request.adapter is not None:
             self.bank.acquire(request.adapter)
         with self._wake:
@@ -112,6 +116,13 @@ class TorchEngine:
             self._inbox.append(handle)
             self._wake.notify()
         return handle
+
+    def _compile(self, grammar: str | None) -> Grammar | None:
+        if grammar is None:
+            return None
+        if self._grammars is None:
+            raise InvalidGrammar("this model's tokenizer does not support structured output")
+        return self._grammars.compile(grammar)
 
     def cancel(self, handle: Handle) -> None:
         handle.cancelled = True

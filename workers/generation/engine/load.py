@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import structlog
 from transformers.utils.logging import disable_progress_bar
 
 from app.settings import GenerationSettings
 from models_registry.prompt import Detokenizer, Renderer
 from workers.generation.engine.engine import EngineOptions, TorchEngine
+from workers.generation.engine.grammar import Grammars
 from workers.generation.engine.protocol import Engine
+
+log = structlog.get_logger(__name__)
 
 
 def load_engine(
@@ -32,4 +36,14 @@ def load_engine(
             threads=settings.threads,
         ),
         after_step=after_step,
+        grammars=load_grammars(renderer),
     )
+
+
+def load_grammars(renderer: Renderer) -> Grammars | None:
+    """Some tenths of a second, so at the start. None: the library does not know this kind of tokenizer."""
+    try:
+        return Grammars(renderer.tokenizer.to_str(), renderer.eos_ids)
+    except ValueError as error:
+        log.warning("no_structured_output", reason=str(error))
+        return None

@@ -68,7 +68,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
-        """Logits `[sampled sequences, vocabulary]` in fp32, in the order of `batch.sampled`."""
+        """Logits `[rows, vocabulary]` in fp32: one row per chunk that samples, every row of a chunk that scores."""
         if not batch.chunks:
             return torch.empty(0, self.vocabulary)
         ids: list[int] = []
@@ -78,7 +78,9 @@ class ModelRunner:
             end = chunk.start + chunk.length
             ids += chunk.sequence.tokens[chunk.start : end]
             positions += range(chunk.start, end)
-            if chunk.samples:
+            if chunk.scores:
+                last += range(len(ids) - chunk.length, len(ids))
+            elif chunk.samples:
                 last.append(len(ids) - 1)
         self._step.segments = self._segments(batch.chunks)
         output = self.model(

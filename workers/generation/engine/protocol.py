@@ -39,7 +39,9 @@ class Engine(Protocol):
     """Thread-safe. `on_event` is called on the engine's thread and must return at once."""
 
     def submit(self, request: EngineRequest, on_event: OnEvent) -> Handle:
-        """Queue a request. Raises AdapterNotLoaded, RequestTooLong."""
+        """Queue a request; its grammar is compiled in this thread. Raises AdapterNotLoaded, RequestTooLong,
+        InvalidGrammar.
+        """
         ...
 
     def cancel(self, handle: Handle) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from app.inference.wire_events import SamplingParams
+from workers.generation.engine.grammar import Grammar, GrammarFailed
 from workers.generation.engine.reply_text import Detokenizer, ReplyText
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -32,21 +33,28 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class StepEvent:
-    """What one sequence gained in one step. `text` may lag behind `ids` (split characters, stops)."""
+    """What one sequence gained in one step. `text` may lag behind `ids` (split characters, stops).
+
+    `prompt_logprobs`: of the prompt's next tokens, from its second on.
+    """
 
     index: int
     ids: tuple[int, ...] = ()
     text: str = ""
     logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
 
 
 class Handle:
     """The caller's grip on a request: wait for its end, then read how it went."""
 
-    def __init__(self, request: EngineRequest, on_event: Callable[[StepEvent], None]) -> None:
+    def __init__(
+        self, request: EngineRequest, on_event: Callable[[StepEvent], None], grammar: Grammar | None = None
+    ) -> None:
         self.request = request
         self.on_event = on_event
+        self.grammar = grammar
         self.seed = secrets.randbits(63) if request.params.seed is None else request.params.seed
         self.cancelled = False
         self.started = False
@@ -80,6 +88,7 @@ class Sequence:
     context_length: int
     blocks: list[int] = field(default_factory=list)
     computed: int = 0
+    scored: int = 1  # prompt tokens whose log-probability was told; the first has none
     finish: Finish | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +98,7 @@ class Sequence:
         self.tokens = list(self.request.token_ids)
         self.prompt_length = len(self.tokens)
         self.text = ReplyText(self.detokenizer, self.params.stop)
+        self.matcher = None if self.handle.grammar is None else self.handle.grammar.matcher()
 
     @property
     def pending(self) -> int:
@@ -99,15 +109,25 @@ class Sequence:
     def produced(self) -> list[int]:
         return self.tokens[self.prompt_length :]
 
+    @property
+    def scores_prompt(self) -> bool:
+        """Every prompt position must be computed, for its logits are wanted; a cached prefix would have none."""
+        return self.params.prompt_logprobs is not None and self.scored < self.prompt_length
+
     def append(self, token: int, logprob: TokenLogprob | None) -> StepEvent:
         """Take the sampled token and decide whether the reply ends with it."""
+        if self.params.max_tokens == 0:
+            self.finish = "length"
+            return StepEvent(self.index, finish="length")
+        if self.matcher is not None and not self.matcher.advance(token):
+            return self.fail(GrammarFailed(self.matcher.error))
         self.tokens.append(token)
         text = ""
         if token in self.eos_ids and not self.params.ignore_eos:
             self.finish = "stop"
         else:
             text = self.text.push(token)
-            if self.text.stopped:
+            if self.text.stopped or (self.matcher is not None and self.matcher.complete):
                 self.finish = "stop"
             elif (
                 len(self.tokens) - self.prompt_length >= self.params.max_tokens
@@ -117,7 +137,12 @@ class Sequence:
         if self.finish is not None and not self.text.stopped:
             text += self.text.flush()
         logprobs = () if logprob is None else (logprob,)
-        return StepEvent(self.index, (token,), text, logprobs, self.finish)
+        return StepEvent(self.index, (token,), text, logprobs, finish=self.finish)
+
+    def fail(self, error: Exception) -> StepEvent:
+        """End the whole request, its other sequences too, with that error."""
+        self.handle.error, self.handle.cancelled = error, True
+        return self.cancel()
 
     def cancel(self) -> StepEvent:
         self.finish = "cancelled"

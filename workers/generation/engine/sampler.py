@@ -8,9 +8,11 @@ from collections import Counter
 from collections.abc import Sequence as Seq
 from hashlib import blake2b
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from workers.generation.engine.grammar import WORD
 from workers.generation.engine.request import Sequence, TokenLogprob
 from workers.generation.engine.scheduler import Batch, Sample
 
@@ -33,7 +35,7 @@ class Sampler:
         if not sequences:
             return []
         logits = torch.nan_to_num(logits, nan=-1e9, posinf=1e9, neginf=-1e9)
-        shaped = adjust(logits, sequences)
+        shaped = constrain(logits, adjust(logits, sequences), sequences)
         tokens = shaped.argmax(-1)
         drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
         if drawn:
@@ -65,6 +67,33 @@ def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
             ids = torch.tensor(list(params.logit_bias), device=own.device)
             own[ids] += torch.tensor(list(params.logit_bias.values()), dtype=own.dtype, device=own.device)
     return logits
+
+
+def constrain(logits: Tensor, shaped: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """`shaped` with −inf for what a row's grammar does not allow next; rows without a grammar stay as they are.
+
+    In place where it can be: a fresh tensor of a batch costs more than the masks. `logits` stay whole while
+    log-probabilities are to be reported from them.
+    """
+    matchers = {row: sequence.matcher for row, sequence in enumerate(sequences) if sequence.matcher is not None}
+    if not matchers:
+        return shaped
+    if shaped is logits and any(sequence.params.logprobs is not None for sequence in sequences):
+        shaped = logits.clone()
+    vocabulary = logits.shape[-1]
+    # A model may have more rows in its vocabulary than its tokenizer has tokens: those are never allowed.
+    words = max(-(-vocabulary // WORD), *(matcher.words for matcher in matchers.values()))
+    bits = np.zeros((len(matchers), words), dtype=np.int32)
+    for at, matcher in enumerate(matchers.values()):
+        matcher.fill(bits[at, : matcher.words])
+    np.invert(bits, out=bits)
+    forbidden = np.unpackbits(bits.view(np.uint8), axis=1, count=vocabulary, bitorder="little")
+    masks = torch.from_numpy(forbidden).view(torch.bool).to(logits.device)
+    if len(matchers) == len(sequences):
+        return shaped.masked_fill_(masks, -torch.inf)
+    rows = torch.tensor(list(matchers), device=logits.device)
+    shaped[rows] = shaped[rows].masked_fill_(masks, -torch.inf)
+    return shaped
 
 
 def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:

@@ -33,6 +33,11 @@ class Chunk:
         """Only the chunk that reaches the last token needs logits."""
         return self.start + self.length == len(self.sequence.tokens)
 
+    @property
+    def scores(self) -> bool:
+        """All its rows need logits: the prompt's log-probabilities are wanted."""
+        return self.sequence.scores_prompt
+
 
 @dataclass
 class Batch:
