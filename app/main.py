@@ -23,6 +23,7 @@ from app.request_guard import RequestGuard
 from app.reviews import routes as reviews
 from app.settings import get_settings
 from app.variants import routes as variants
+from app.web.pages import install_pages
 
 ROUTERS = [
     health.router,
@@ -37,6 +38,8 @@ ROUTERS = [
     models.router,
     inference.router,
 ]
+
+UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs"})
 
 
 @asynccontextmanager
@@ -56,5 +59,6 @@ def create_app() -> FastAPI:
     install_error_responses(api)
     for router in ROUTERS:
         api.include_router(router)
-    api.add_middleware(RequestGuard, settings=get_settings())
+    install_pages(api)
+    api.add_middleware(RequestGuard, settings=get_settings(), uploads=UPLOADS)
     return api

@@ -9,9 +9,10 @@ from uuid import uuid4
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.error_responses import error_response
+from app.error_responses import REQUEST_ID, answer
 from app.errors import (
     AppError,
     InvalidHost,
@@ -21,6 +22,7 @@ from app.errors import (
     UnsupportedEncoding,
     UnsupportedMediaType,
 )
+from app.metrics import REQUEST_SECONDS, REQUESTS
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -29,20 +31,28 @@ SUSPECT = re.compile(rb"\\u(?:0000|[dD][89abAB-F])")
 MAX_DIGITS = 40
 MAX_DEPTH = 100
 UNSAFE_METHODS = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+KNOWN_METHODS = UNSAFE_METHODS | {"GET", "HEAD", "OPTIONS"}
+# Asked by container health checks and Prometheus, which name this machine by address.
+PROBES = frozenset({"/healthz", "/readyz", "/metrics"})
+FORMS = ("multipart/form-data", "application/x-www-form-urlencoded")
 
 
 class RequestGuard:
-    """ASGI middleware. Adds `x-request-id`, refuses what no route should have to think about."""
+    """ASGI middleware. Adds `x-request-id`, refuses what no route should have to think about, counts the rest.
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    `uploads`: the paths that read multipart bodies as they come; any other body is small enough to hold in memory.
+    """
+
+    def __init__(self, app: ASGIApp, settings: Settings, uploads: frozenset[str] = frozenset()) -> None:
         self.app = app
         self.settings = settings.api
+        self.uploads = uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        request_id = uuid4().hex
+        request_id = scope[REQUEST_ID] = uuid4().hex
         structlog.contextvars.bind_contextvars(request_id=request_id)
         started = time.perf_counter()
         status = 500
@@ -57,12 +67,15 @@ class RequestGuard:
         try:
             guarded = await self.check(scope, receive)
         except AppError as error:
-            await error_response(error)(scope, receive, send_with_id)
+            await answer(Request(scope), error)(scope, receive, send_with_id)
         else:
             await self.app(scope, guarded, send_with_id)
         finally:
             seconds = round(time.perf_counter() - started, 4)
             log.info("request", method=scope["method"], path=scope["path"], status=status, seconds=seconds)
+            route = getattr(scope.get("route"), "path", "unknown")
+            REQUESTS.labels(known_method(scope["method"]), route, status).inc()
+            REQUEST_SECONDS.labels(route).observe(seconds)
             structlog.contextvars.unbind_contextvars("request_id")
 
     async def check(self, scope: Scope, receive: Receive) -> Receive:
@@ -70,17 +83,18 @@ class RequestGuard:
         headers = Headers(scope=scope)
         host = headers.get("host", "")
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
-        if "*" not in self.settings.allowed_hosts and name not in self.settings.allowed_hosts:
+        allowed = self.settings.allowed_hosts
+        if "*" not in allowed and name not in allowed and scope["path"] not in PROBES:
             raise InvalidHost("This store does not answer for that host name.")
         if "\0" in scope["path"] or b"%00" in scope["query_string"]:
             raise InvalidValue("Addresses may not contain NUL.")
         if headers.get("content-encoding", "identity") != "identity":
             raise UnsupportedEncoding("Send the body without Content-Encoding.")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-        form = kind in ("multipart/form-data", "application/x-www-form-urlencoded")
-        limit = (
-            self.settings.max_upload_bytes + 65_536 if kind == "multipart/form-data" else self.settings.max_body_bytes
-        )
+        upload = kind == "multipart/form-data" and scope["path"] in self.uploads
+        # The pages post forms; the API speaks JSON, but for its uploads.
+        form = upload or (kind in FORMS and not scope["path"].startswith("/v1/"))
+        limit = self.settings.max_upload_bytes + 65_536 if upload else self.settings.max_body_bytes
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:
             raise RequestTooLarge(f"The body may have at most {limit} bytes.")
@@ -92,6 +106,11 @@ class RequestGuard:
                 raise UnsupportedMediaType("Send JSON with Content-Type: application/json.")
             check_json(body)
         return replay(body, receive)
+
+
+def known_method(method: str) -> str:
+    """A label for metrics: whatever clients invent, the series stay few."""
+    return method if method in KNOWN_METHODS else "other"
 
 
 def counted(receive: Receive, limit: int) -> Receive:
@@ -160,10 +179,12 @@ def bounded(text: str) -> int:
 def check_json(body: bytes) -> None:
     """Raise InvalidJson for what is not JSON, InvalidValue for what no field may hold (NaN, NUL, lone surrogates)."""
     try:
-        value = json.loads(body, object_pairs_hook=unique, parse_float=finite, parse_int=bounded, parse_constant=finite)
+        # Decoded strictly here: given bytes, json.loads guesses encodings and lets lone surrogates through.
+        text = body.decode("utf-8")
+        value = json.loads(text, object_pairs_hook=unique, parse_float=finite, parse_int=bounded, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise InvalidJson("The body is not valid JSON.") from error
-    if SUSPECT.search(body) or b"\x00" in body:
+    if SUSPECT.search(body):
         check_text(value)
     check_depth(value)
 

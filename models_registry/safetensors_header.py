@@ -61,8 +61,8 @@ def entry(name: str, value: object, start: int) -> TensorEntry:
     if not isinstance(value, dict) or set(value) != {"dtype", "shape", "data_offsets"}:
         raise InvalidSafetensors(f"Tensor {name[:80]!r} has a malformed entry.")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if dtype not in ITEM_BYTES:
-        raise InvalidSafetensors(f"Tensor {name[:80]!r} has dtype {dtype!r}; send F32, F16 or BF16.")
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        raise InvalidSafetensors(f"Tensor {name[:80]!r} has another dtype than F32, F16 or BF16.")
     if not (is_naturals(shape) and is_naturals(offsets) and len(offsets) == 2 and len(shape) <= 8):
         raise InvalidSafetensors(f"Tensor {name[:80]!r} has a malformed entry.")
     if offsets[1] - offsets[0] != prod(shape) * ITEM_BYTES[dtype]:

@@ -62,6 +62,8 @@ class ArtifactStore(Protocol):
         """A local file with these bytes, to read only."""
         ...
 
+    def has(self, digest: str) -> bool: ...
+
     def delete(self, digest: str) -> None: ...
 
     def manifest(self, digest: str) -> Manifest: ...
@@ -135,6 +137,9 @@ class LocalStore:
             raise UnknownArtifact(f"no artifact {digest[:12]}… in the store")
         return path
 
+    def has(self, digest: str) -> bool:
+        return self._blob(digest).is_file()
+
     def delete(self, digest: str) -> None:
         self._blob(digest).unlink(missing_ok=True)
 
@@ -195,10 +200,12 @@ class LocalStore:
             os.close(directory)
 
     def _materialise(self, manifest: Manifest, folder: Path) -> None:
+        """What is there and whole stays: another process may be reading it."""
+        if all(has_digest(folder / name, blob.digest) for name, blob in manifest.files.items()):
+            return
         for name, blob in manifest.files.items():
-            with self.path(blob.digest).open("rb") as source:
-                if hashlib.file_digest(source, "sha256").hexdigest() != blob.digest:
-                    raise IntegrityError(f"{name} of {manifest.digest[:12]}… was changed")
+            if not has_digest(self.path(blob.digest), blob.digest):
+                raise IntegrityError(f"{name} of {manifest.digest[:12]}… was changed")
         with self.scratch() as temporary:
             for name, blob in manifest.files.items():
                 link_or_copy(self.path(blob.digest), temporary / Path(name).name)
@@ -209,6 +216,15 @@ class LocalStore:
                 # Another process was quicker; what it verified is as good.
                 if not folder.is_dir():
                     raise
+
+
+def has_digest(path: Path, digest: str) -> bool:
+    """The file is there and its bytes have this sha256."""
+    try:
+        with path.open("rb") as source:
+            return hashlib.file_digest(source, "sha256").hexdigest() == digest
+    except FileNotFoundError:
+        return False
 
 
 def link_or_copy(source: Path, target: Path) -> None:

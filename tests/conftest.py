@@ -18,6 +18,9 @@ from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from app.local.services import start_postgres, start_valkey
+from tests.running_store import person, store
+
+__all__ = ["person", "store"]
 
 ROOT = Path(__file__).parent.parent
 LONG = ("chaos", "fuzz")
@@ -54,6 +57,7 @@ def services() -> Iterator[Services]:
         "GPTSTORE_ARTIFACTS_URL": f"file://{data / 'artifacts'}",
         "GPTSTORE_SECRET_KEY": secrets.token_hex(32),
         "GPTSTORE_EMBEDDED": "1",
+        "GPTSTORE_BASE__DEFAULT_ID": "tiny-llama",
         "GPTSTORE_LOG_LEVEL": "warning",
         "HF_HUB_OFFLINE": "1",
     }

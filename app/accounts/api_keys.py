@@ -42,6 +42,13 @@ def create_key(
     return key, whole
 
 
+def earliest_expiry(tx: Session, maker_id: str | None, wanted: datetime | None) -> datetime | None:
+    """No key outlives the key that made it."""
+    maker = tx.get(ApiKey, maker_id) if maker_id else None
+    moments = [moment for moment in (wanted, maker.expires_at if maker else None) if moment is not None]
+    return min(moments, default=None)
+
+
 def fingerprint(secret: str) -> str:
     """SHA-256 is enough: the secret has 256 random bits, so there is nothing to guess."""
     return hashlib.sha256(secret.encode()).hexdigest()

@@ -14,7 +14,8 @@ def audit(tx: Session, operator: str, action: str, subject: str, data: dict[str,
     tx.add(AuditEntry(operator=operator, action=action, subject=subject, data=data or {}))
 
 
-def promote(tx: Session, email: str, operator: str = "cli") -> User:
+def promote(tx: Session, email: str, operator: str) -> User:
+    """Raises NotFound."""
     user = tx.scalar(select(User).where(User.email == email.strip().lower()).with_for_update())
     if user is None:
         raise NotFound("No user has that e-mail address.")

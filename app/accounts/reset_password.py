@@ -5,6 +5,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from app.accounts.api_keys import fingerprint
+from app.accounts.operators import audit
 from app.accounts.passwords import hash_password
 from app.accounts.rules import check_password
 from app.accounts.sessions import close_all_sessions
@@ -20,11 +21,12 @@ def signer(secret_key: str) -> URLSafeTimedSerializer:
     return URLSafeTimedSerializer(secret_key, salt="reset-password")
 
 
-def reset_token(tx: Session, email: str, secret_key: str) -> str:
-    """Bound to today's password hash: once used, it opens nothing."""
+def reset_token(tx: Session, email: str, secret_key: str, operator: str) -> str:
+    """Bound to today's password hash: once used, it opens nothing. Raises NotFound."""
     user = tx.scalar(select(User).where(User.email == email.strip().lower()))
     if user is None:
         raise NotFound("No user has that e-mail address.")
+    audit(tx, operator, "accounts.reset_password", user.id)
     token: str = signer(secret_key).dumps([user.id, fingerprint(user.password_hash)])
     return token
 

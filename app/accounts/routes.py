@@ -4,14 +4,13 @@ from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from app.accounts.api_keys import create_key, list_keys, revoke_key
+from app.accounts.api_keys import create_key, earliest_expiry, list_keys, revoke_key
 from app.accounts.authenticate import Caller
-from app.accounts.rules import check_scopes
+from app.accounts.rules import check_budget_scopes, check_scopes
 from app.accounts.schemas import AccountOut, ApiKeyCreate, ApiKeyOut, Deleted, Me, SessionCreate
 from app.accounts.sessions import LIFETIME, close_session, open_session
 from app.accounts.tables import Account
-from app.dependencies import SESSION_COOKIE, CurrentCaller, Transaction, client_address, requires, throttle
-from app.errors import InvalidCredentials
+from app.dependencies import SESSION_COOKIE, CurrentCaller, Transaction, requires, slowing_guesses
 from app.settings import get_settings
 from app.wire import Page
 
@@ -27,7 +26,9 @@ def me(tx: Transaction, caller: CurrentCaller) -> Me:
 @router.post("/api_keys", status_code=201)
 def create_api_key(body: ApiKeyCreate, tx: Transaction, caller: KeyHolder) -> ApiKeyOut:
     scopes = check_scopes(body.scopes, caller.scopes)
-    key, secret = create_key(tx, caller.account_id, body.name, scopes, body.expiry(), body.budget_micros)
+    check_budget_scopes(scopes, body.budget_micros)
+    expires_at = earliest_expiry(tx, caller.api_key_id, body.expiry())
+    key, secret = create_key(tx, caller.account_id, body.name, scopes, expires_at, body.budget_micros)
     return ApiKeyOut.of(key, secret)
 
 
@@ -44,13 +45,8 @@ def delete_api_key(key_id: str, tx: Transaction, caller: KeyHolder) -> Deleted:
 
 @router.post("/sessions", status_code=201)
 def sign_in(body: SessionCreate, tx: Transaction, request: Request, response: Response) -> AccountOut:
-    name = f"{client_address(request)} sign-in"
-    throttle().check(name)
-    try:
+    with slowing_guesses(request, "sign-in"):
         token, session = open_session(tx, body.email, body.password)
-    except InvalidCredentials:
-        throttle().failed(name)
-        raise
     set_session_cookie(response, token)
     return AccountOut.of(tx.get_one(Account, session.account_id))
 

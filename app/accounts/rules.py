@@ -12,6 +12,9 @@ SCOPES = frozenset(
     {"files", "fine_tuning", "models", "inference", "listings", "purchases", "wallet", "keys", "reviews"}
 )
 
+# What moves money other than by calls, or makes further keys: a key with a budget may do none of it.
+UNBUDGETED = frozenset({"fine_tuning", "keys", "purchases"})
+
 # First path segments of the pages: a seller may not take the address of the store's own rooms.
 RESERVED_HANDLES = frozenset(
     """
@@ -53,3 +56,10 @@ def check_scopes(scopes: list[str], granted: frozenset[str]) -> list[str]:
     if not set(scopes) <= granted:
         raise InvalidValue("A key cannot have scopes that its maker lacks.", param="scopes")
     return sorted(set(scopes))
+
+
+def check_budget_scopes(scopes: list[str], budget_micros: int | None) -> None:
+    """A budget counts calls, so a key that has one spends in no other way."""
+    beyond = set(scopes) & UNBUDGETED
+    if budget_micros is not None and beyond:
+        raise InvalidValue(f"A key with a budget cannot have the scopes {', '.join(sorted(beyond))}.", param="scopes")

@@ -3,6 +3,7 @@
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
+from app.accounts.tables import Account
 from app.billing.ledger import REVENUE, Posting, available, post, seller
 from app.billing.rules import Split, split_price
 from app.billing.tables import Entitlement, Purchase
@@ -59,6 +60,15 @@ def is_entitled(tx: Session, account_id: str, listing: Listing) -> bool:
 
 def has_bought(tx: Session, account_id: str, listing_id: str) -> bool:
     return tx.get(Entitlement, (account_id, listing_id)) is not None
+
+
+def callable_listings(tx: Session, account_id: str) -> list[str]:
+    """`handle/name` of the account's own and bought listings that have a published version, newest first."""
+    bought = select(Entitlement.listing_id).where(Entitlement.account_id == account_id)
+    mine = (Listing.account_id == account_id) | Listing.id.in_(bought)
+    query = select(Account.handle, Listing.name).join(Listing, Listing.account_id == Account.id)
+    query = query.where(mine, Listing.published_version.is_not(None)).order_by(Listing.id.desc())
+    return [f"{handle}/{name}" for handle, name in tx.execute(query)]
 
 
 def find_purchase(tx: Session, account_id: str, purchase_id: str) -> Purchase:

@@ -3,12 +3,9 @@
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
-from sqlalchemy import select
-from sqlalchemy.orm import Session
 from starlette.responses import Response
 
 from app.accounts.authenticate import Caller
-from app.accounts.tables import Account
 from app.billing.purchase import buy, find_purchase, list_purchases
 from app.billing.schemas import (
     EarningsOut,
@@ -20,12 +17,10 @@ from app.billing.schemas import (
     UsageOut,
     WalletOut,
 )
-from app.billing.tables import Purchase
 from app.billing.top_up import top_up
 from app.billing.usage import GroupBy, earnings, usage_by
 from app.billing.wallet import read_wallet, wallet_entries
-from app.catalog.find import find_listing
-from app.catalog.tables import Listing
+from app.catalog.find import find_listing, listing_addresses
 from app.dependencies import Transaction, requires
 from app.errors import InvalidCursor
 from app.idempotency import idempotent
@@ -49,18 +44,15 @@ def create_purchase(body: PurchaseCreate, tx: Transaction, caller: Buyer, reques
 @router.get("/purchases")
 def read_purchases(tx: Transaction, caller: Buyer, limit: Limit = 20, after: str | None = None) -> Page[PurchaseOut]:
     rows = list_purchases(tx, caller.account_id, check_cursor(after, "pur"), limit)
-    return page_of([described(tx, row) for row in rows], [row.id for row in rows], limit)
+    addresses = listing_addresses(tx, [row.listing_id for row in rows])
+    shown = [PurchaseOut.of(row, addresses[row.listing_id]) for row in rows]
+    return page_of(shown, [row.id for row in rows], limit)
 
 
 @router.get("/purchases/{purchase_id}")
 def read_purchase(purchase_id: str, tx: Transaction, caller: Buyer) -> PurchaseOut:
-    return described(tx, find_purchase(tx, caller.account_id, purchase_id))
-
-
-def described(tx: Session, purchase: Purchase) -> PurchaseOut:
-    address = select(Account.handle, Listing.name).join(Listing, Listing.account_id == Account.id)
-    handle, name = tx.execute(address.where(Listing.id == purchase.listing_id)).one()
-    return PurchaseOut.of(purchase, f"{handle}/{name}")
+    row = find_purchase(tx, caller.account_id, purchase_id)
+    return PurchaseOut.of(row, listing_addresses(tx, [row.listing_id])[row.listing_id])
 
 
 @router.get("/wallet")

@@ -1,5 +1,7 @@
 """Listings by address. What a viewer may not see reads as not found."""
 
+from collections.abc import Sequence
+
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
@@ -28,6 +30,18 @@ def find_own_listing(tx: Session, handle: str, name: str, account_id: str) -> Li
     if listing.account_id != account_id:
         raise NotFound(f"You have no listing '{handle[:40]}/{name[:80]}'.")
     return listing
+
+
+def list_own_listings(tx: Session, account_id: str) -> list[Listing]:
+    """In any state, newest first."""
+    query = select(Listing).where(Listing.account_id == account_id)
+    return list(tx.scalars(query.order_by(Listing.id.desc()).limit(100)))
+
+
+def listing_addresses(tx: Session, listing_ids: Sequence[str]) -> dict[str, str]:
+    """Listing id → `handle/name`."""
+    query = select(Listing.id, Account.handle, Listing.name).join(Account, Account.id == Listing.account_id)
+    return {row[0]: f"{row[1]}/{row[2]}" for row in tx.execute(query.where(Listing.id.in_(listing_ids)))}
 
 
 def published_version(tx: Session, listing: Listing, number: int | None) -> ListingVersion:

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.job_progress import watch_job
+from app.cli.output import AsJson, show
 from app.cli.store_client import DEFAULT_URL, Json, Refused, StoreClient, logged_in, save_login
 
 files = typer.Typer(help="Uploaded files.", no_args_is_help=True)
 console = Console()
-AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -39,13 +39,10 @@ def talking() -> Iterator[StoreClient]:
         raise typer.Exit(1) from error
 
 
-def show(answer: Json, as_json: bool, line: str) -> None:
-    typer.echo(json.dumps(answer, ensure_ascii=False, indent=2) if as_json else line)
-
-
 def login(
     key: Annotated[str, typer.Option(prompt=True, hide_input=True, help="API key, gpts_…")],
     url: Annotated[str, typer.Option(help="Address of the store.")] = DEFAULT_URL,
+    as_json: AsJson = False,
 ) -> None:
     """Remember the store and the key for the other commands."""
     try:
@@ -54,7 +51,7 @@ def login(
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from error
     path = save_login(url, key)
-    typer.echo(f"logged in as {me['account']['handle']} ({path})")
+    show(me, as_json, f"logged in as {me['account']['handle']} ({path})")
 
 
 @files.command("upload")
@@ -67,16 +64,26 @@ def upload_file(path: Path, purpose: str = "fine-tune", as_json: AsJson = False)
 
 @files.command("list")
 def list_files(as_json: AsJson = False) -> None:
+    """The newest hundred."""
     with talking() as client:
         answer = client.get("/v1/files", limit=100)
         show(answer, as_json, "\n".join(f"{f['id']}  {f['bytes']:>10}  {f['filename']}" for f in answer["data"]))
 
 
 @files.command("report")
-def file_report(file_id: str) -> None:
+def file_report(file_id: str, as_json: AsJson = False) -> None:
     """What validation found, by line."""
     with talking() as client:
-        typer.echo(json.dumps(client.get(f"/v1/files/{file_id}/report"), ensure_ascii=False, indent=2))
+        answer = client.get(f"/v1/files/{file_id}/report")
+        show(answer, as_json, "\n".join(report_lines(answer)))
+
+
+def report_lines(answer: Json) -> list[str]:
+    report = answer["report"]
+    if report is None:
+        return [f"{answer['file_id']}: {answer['status']}"]
+    head = f"{answer['file_id']}: {answer['status']}, {report['rows']} rows, {report['tokens']} tokens"
+    return [head, *(f"line {each['line']}: {each['message']}" for each in report["problems"])]
 
 
 def train(
@@ -229,11 +236,13 @@ def entries_table(rows: list[Json]) -> Table:
     return table
 
 
-def top_up(amount_micros: Annotated[int, typer.Argument(min=1)], gateway: str = "sandbox") -> None:
+def top_up(
+    amount_micros: Annotated[int, typer.Argument(min=1)], gateway: str = "sandbox", as_json: AsJson = False
+) -> None:
     """Put money into the wallet."""
     with talking() as client:
         answer = client.post("/v1/wallet/top_ups", {"amount_micros": amount_micros, "gateway": gateway})
-        typer.echo(f"{answer['id']}: {answer['status']}")
+        show(answer, as_json, f"{answer['id']}: {answer['status']}")
 
 
 def usd(micros: int) -> str:

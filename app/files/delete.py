@@ -1,6 +1,6 @@
 """Letting files go: rows at once, bytes once no row needs them."""
 
-from datetime import datetime
+from datetime import timedelta
 
 from sqlalchemy import select, text
 from sqlalchemy.orm import Session
@@ -38,12 +38,22 @@ def remove_bytes(digest: str) -> bool:
         return True
 
 
-def expire_files(tx: Session, now: datetime) -> list[str]:
-    """Mark files past their time as deleted, unless a job needs them; the digests whose bytes may go."""
-    query = select(File).where(File.expires_at <= now, File.deleted_at.is_(None)).limit(500)
-    digests = []
-    for file in tx.scalars(query.with_for_update(skip_locked=True)):
-        if not tx.execute(USED, {"file": file.id}).first():
-            file.deleted_at = now
-            digests.append(file.digest)
-    return digests
+def expire_files(tx: Session) -> int:
+    """Mark files past their time as deleted, unless a job needs them; returns how many."""
+    query = select(File).where(File.expires_at <= utc_now(), File.deleted_at.is_(None)).limit(500)
+    due = [
+        file
+        for file in tx.scalars(query.with_for_update(skip_locked=True))
+        if not tx.execute(USED, {"file": file.id}).first()
+    ]
+    for file in due:
+        file.deleted_at = utc_now()
+    return len(due)
+
+
+def remove_lost_bytes(since: timedelta) -> int:
+    """Blobs of files that were deleted within `since` and are still there, say because the API was killed."""
+    with transaction() as tx:
+        query = select(File.digest).where(File.deleted_at > utc_now() - since).distinct()
+        digests = [digest for digest in tx.scalars(query) if uploads().has(digest)]
+    return sum(remove_bytes(digest) for digest in digests)

@@ -10,31 +10,24 @@ from starlette.responses import StreamingResponse
 
 from app.accounts.authenticate import Caller
 from app.database import transaction
-from app.dependencies import Transaction, identify, requires
+from app.dependencies import Transaction, requires, uploader
 from app.files.delete import delete_file, remove_bytes
 from app.files.find import find_file, find_report, list_files
 from app.files.rules import FINE_TUNE, check_training_structure
 from app.files.schemas import FileDeleted, FileOut, ReportOut
 from app.files.upload import CHUNK, check_disk, save_file, uploads
-from app.files.upload_form import OPENAPI_BODY, UploadForm, check_form, read_form
+from app.files.upload_form import FILES, OPENAPI_BODY, TEXTS, UploadForm, check_form
+from app.forms import read_form
 from app.wire import Page, check_cursor, page_of
 
 router = APIRouter(prefix="/v1/files", tags=["files"])
 Owner = Annotated[Caller, Depends(requires("files"))]
 
 
-def uploader(request: Request) -> Caller:
-    """The caller, found in a short transaction: an upload may take minutes and holds no connection meanwhile."""
-    with transaction() as tx:
-        caller = identify(tx, request)
-    caller.require("files")
-    check_disk(int(request.headers.get("content-length", "0")))
-    return caller
-
-
 @router.post("", openapi_extra=OPENAPI_BODY)
-async def create_file(request: Request, caller: Annotated[Caller, Depends(uploader)]) -> FileOut:
-    form = await read_form(request)
+async def create_file(request: Request, caller: Annotated[Caller, Depends(uploader("files"))]) -> FileOut:
+    check_disk(int(request.headers.get("content-length", "0")))
+    form = await read_form(request, FILES, TEXTS)
     try:
         return await to_thread.run_sync(take_in, caller, check_form(form))
     finally:
@@ -76,7 +69,8 @@ def remove_file(file_id: str, tx: Transaction, caller: Owner, after_commit: Back
 
 @router.get("/{file_id}/content")
 def read_content(file_id: str, tx: Transaction, caller: Owner) -> StreamingResponse:
-    file = find_file(tx, caller.account_id, file_id)
+    # Shared: until the bytes are open, nobody deletes them.
+    file = find_file(tx, caller.account_id, file_id, share=True)
     headers = {
         "content-length": str(file.bytes),
         "content-disposition": f"attachment; filename*=UTF-8''{quote(file.filename)}",

@@ -1,17 +1,17 @@
-"""The multipart body of POST /v1/files, read part by part to disk."""
+"""The multipart body of POST /v1/files."""
 
 from dataclasses import dataclass
 from typing import IO
 
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.datastructures import FormData
 
-from app.errors import InsufficientStorage, InvalidValue, MissingParameter, RequestTooLarge, UnknownParameter
+from app.errors import RequestTooLarge
 from app.files.rules import check_filename, check_lifetime, check_purpose
+from app.forms import file_field, needed_text, text_field
 from app.settings import get_settings
 
-FIELDS = frozenset({"file", "purpose", "expires_after[anchor]", "expires_after[seconds]"})
+FILES = frozenset({"file"})
+TEXTS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
 OPENAPI_BODY = {
     "requestBody": {
@@ -44,30 +44,10 @@ class UploadForm:
     lifetime: int | None
 
 
-async def read_form(request: Request) -> FormData:
-    """Spool the body to disk. Raises InvalidValue for a broken one, InsufficientStorage when the disk is full."""
-    kind = request.headers.get("content-type", "")
-    if not kind.startswith("multipart/form-data"):
-        raise InvalidValue("Send the file as multipart/form-data.")
-    try:
-        return await request.form(max_files=1, max_fields=len(FIELDS), max_part_size=4096)
-    except HTTPException as error:
-        raise InvalidValue(str(error.detail)) from error
-    except OSError as error:
-        raise InsufficientStorage("The store's disk is full; try again later.", retry_after=60) from error
-
-
 def check_form(form: FormData) -> UploadForm:
-    """Raises UnknownParameter, MissingParameter, InvalidFilename, InvalidValue, RequestTooLarge."""
-    for name in form:
-        if name not in FIELDS:
-            raise UnknownParameter(f"Unknown parameter: '{name}'.", param=name)
-    upload = form.get("file")
-    if not isinstance(upload, UploadFile):
-        raise MissingParameter("Missing required parameter: 'file'.", param="file")
-    purpose = text_field(form, "purpose")
-    if purpose is None:
-        raise MissingParameter("Missing required parameter: 'purpose'.", param="purpose")
+    """Raises MissingParameter, InvalidFilename, InvalidValue, RequestTooLarge."""
+    upload = file_field(form, "file")
+    purpose = needed_text(form, "purpose")
     limit = get_settings().api.max_upload_bytes
     if (upload.size or 0) > limit:
         raise RequestTooLarge(f"A file may have at most {limit} bytes.", param="file")
@@ -77,8 +57,3 @@ def check_form(form: FormData) -> UploadForm:
         purpose=check_purpose(purpose),
         lifetime=check_lifetime(text_field(form, "expires_after[anchor]"), text_field(form, "expires_after[seconds]")),
     )
-
-
-def text_field(form: FormData, name: str) -> str | None:
-    value = form.get(name)
-    return value if isinstance(value, str) else None

@@ -11,14 +11,15 @@ from app.database import utc_now
 from app.files.tables import DatasetReport, File
 from app.tasks import DATASETS_QUEUE, TaskName, enqueue
 
+DUE = ("uploaded", "processing")
+
 
 def begin_validation(tx: Session, file_id: str) -> File | None:
-    """The file, now `processing`; None when it is gone. Repeating a validation does no harm."""
+    """The file, now `processing`; None when it is gone or done. Two at once do no harm."""
     file = tx.get(File, file_id)
-    if file is None or file.deleted_at is not None:
+    if file is None or file.deleted_at is not None or file.status not in DUE:
         return None
-    if file.status == "uploaded":
-        file.status = "processing"
+    file.status = "processing"
     return file
 
 
@@ -33,9 +34,7 @@ def finish_validation(tx: Session, file_id: str, report: dict[str, Any], trouble
 
 def resend_validations(tx: Session, older_than: datetime) -> int:
     """Send again the validations that were due before `older_than` and are not done."""
-    query = select(File.id).where(
-        File.status.in_(["uploaded", "processing"]), File.deleted_at.is_(None), File.created_at < older_than
-    )
+    query = select(File.id).where(File.status.in_(DUE), File.deleted_at.is_(None), File.created_at < older_than)
     ids = list(tx.scalars(query.limit(500)))
     for file_id in ids:
         enqueue(tx, TaskName.VALIDATE_FILE, {"file_id": file_id}, DATASETS_QUEUE)

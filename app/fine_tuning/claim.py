@@ -11,6 +11,8 @@ from app.fine_tuning.tables import FineTuningJob
 from app.settings import get_settings
 from app.tasks import FINE_TUNING_QUEUE, TaskName, enqueue
 
+MAX_WAKE_UPS = 16
+
 
 def due() -> ColumnElement[bool]:
     """Waiting, or running under a lease that its worker let lapse."""
@@ -50,7 +52,7 @@ def take(tx: Session, lease_seconds: float) -> FineTuningJob | None:
 
 def wake_workers(tx: Session) -> int:
     """Send a wake-up for every due job; harmless when one was sent already. For upkeep: messages may be lost."""
-    count = int(tx.scalar(select(func.count()).select_from(FineTuningJob).where(due())) or 0)
+    count = min(int(tx.scalar(select(func.count()).select_from(FineTuningJob).where(due())) or 0), MAX_WAKE_UPS)
     for _ in range(count):
         wake_worker(tx)
     return count

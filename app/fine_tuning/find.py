@@ -1,6 +1,7 @@
 """Jobs, events and checkpoints of one account, newest first."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -36,6 +37,12 @@ def list_events(tx: Session, job_id: str, after: str | None, limit: int) -> list
     if after is not None:
         query = query.where(FineTuningEvent.id < after)
     return list(tx.scalars(query.order_by(FineTuningEvent.id.desc()).limit(limit + 1)))
+
+
+def read_metrics(tx: Session, job_id: str) -> list[dict[str, Any]]:
+    """What each step reported, in order: step, total_steps, train_loss, eta_seconds, perhaps valid_loss."""
+    query = select(FineTuningEvent.data).where(FineTuningEvent.job_id == job_id, FineTuningEvent.type == "metrics")
+    return list(tx.scalars(query.order_by(FineTuningEvent.id)))
 
 
 def list_checkpoints(tx: Session, job_id: str, after: str | None, limit: int) -> list[FineTuningCheckpoint]:

@@ -27,9 +27,13 @@ class Collected:
     """A whole answer: its choices by index, and the settled counts."""
 
     choices: dict[int, Choice]
+    attempt: int = 1
     done: Done = field(default_factory=lambda: Done(prompt_tokens=0, cached_tokens=0, completion_tokens=0))
 
     def take(self, event: TokenEvent) -> None:
+        """A second attempt begins anew: nothing of the first was delivered."""
+        if event.a != self.attempt:
+            self.choices, self.attempt = {}, event.a
         choice = self.choices.setdefault(event.i, Choice())
         choice.text += event.text
         choice.logprobs += event.lp or []

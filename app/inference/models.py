@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from app.accounts.authenticate import Caller
 from app.accounts.schemas import Deleted
+from app.billing.purchase import callable_listings
 from app.dependencies import Transaction, requires
 from app.errors import Forbidden
 from app.inference.model_target import Target, resolve
@@ -68,6 +69,8 @@ def read_models(tx: Transaction, caller: ModelUser) -> Page[ModelOut]:
     """All of them at once, as OpenAI does."""
     models = [ModelOut.of_base(base) for base in ready_bases(tx)]
     models += [ModelOut.of_variant(variant, caller.handle) for variant in list_variants(tx, caller.account_id)]
+    for name in callable_listings(tx, caller.account_id):
+        models.append(ModelOut.of_target(resolve(tx, caller, name), caller.handle))
     return Page(data=models)
 
 

@@ -31,6 +31,7 @@ from app.inference.wire_events import (
     WireError,
     token_stream,
 )
+from app.metrics import FIRST_TOKEN_SECONDS, GENERATIONS, TOKENS
 from app.settings import get_settings
 from app.tasks import generation_queue
 
@@ -49,24 +50,34 @@ ERRORS: dict[str, type[AppError]] = {
 
 
 class Subscription:
-    """One call's events, in order. `produced` counts the tokens handed on; `ended` once nobody works on it."""
+    """One call's events, in order. `produced` counts the tokens handed on; `outcome` is set once nobody works on it.
 
-    def __init__(self, generation_id: str) -> None:
+    `streamed`: the client hears tokens as they come. Otherwise nothing is delivered before the end.
+    """
+
+    def __init__(self, generation_id: str, streamed: bool) -> None:
         self.generation_id = generation_id
+        self.streamed = streamed
+        self.opened_at = time.monotonic()
         self.attempt = 1
         self.queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
         self.heard_at = time.monotonic()
         self.accepted = False
         self.produced = 0
-        self.ended = False
+        self.outcome: str | None = None
 
     def hear(self, event: TokenEvent) -> None:
-        if event.a == self.attempt:
-            self.heard_at, self.accepted = time.monotonic(), True
+        """A new attempt may overtake the thread that asked for it: its first event makes it the present one."""
+        if event.a >= self.attempt:
+            self.attempt, self.heard_at, self.accepted = event.a, time.monotonic(), True
             self.queue.put_nowait(event)
 
     def alive(self) -> None:
         self.heard_at, self.accepted = time.monotonic(), True
+
+    @property
+    def ended(self) -> bool:
+        return self.outcome is not None
 
     @property
     def silence(self) -> float:
@@ -81,11 +92,14 @@ class Relay:
         self._open: dict[str, Subscription] = {}
         self._valkey = redis.asyncio.Redis.from_url(get_settings().redis_url, socket_timeout=5)
         self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
 
     def start(self) -> None:
         self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew_leases())]
 
     async def stop(self) -> None:
+        # redis-py may swallow the cancellation of a command, so the reader also looks at this flag.
+        self._stopped = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -95,9 +109,9 @@ class Relay:
             log.warning("stream_left_to_expire", error=str(error))
         await self._valkey.aclose()
 
-    def subscribe(self, generation_id: str) -> Subscription:
+    def subscribe(self, generation_id: str, streamed: bool) -> Subscription:
         """Before admission sends the task, or the first tokens could pass unheard."""
-        subscription = self._open[generation_id] = Subscription(generation_id)
+        subscription = self._open[generation_id] = Subscription(generation_id, streamed)
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
@@ -108,6 +122,7 @@ class Relay:
         """Forget it; unless the worker ended it, tell the worker to stop."""
         generation_id = subscription.generation_id
         self._open.pop(generation_id, None)
+        GENERATIONS.labels(subscription.outcome or "cancelled").inc()
         if subscription.ended:
             return
         try:
@@ -116,17 +131,23 @@ class Relay:
             log.warning("cancellation_not_sent", generation_id=generation_id, error=str(error))
 
     async def events(self, subscription: Subscription, task: GenerateTask) -> AsyncIterator[TokenEvent]:
-        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means."""
+        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means.
+
+        Events of a second attempt (`a` is larger) begin the answer anew; only a call that is not streamed sees both.
+        """
         while not subscription.ended:
             event = await self._next(subscription)
             if event is None:
                 task = await self._check_silence(subscription, task)
                 continue
             if event.error is not None:
-                subscription.ended = True
+                subscription.outcome = event.error.code
                 raise refusal(event.error)
+            if event.ids and not subscription.produced:
+                FIRST_TOKEN_SECONDS.observe(time.monotonic() - subscription.opened_at)
+            TOKENS.inc(len(event.ids))
             subscription.produced += len(event.ids)
-            subscription.ended = event.done is not None
+            subscription.outcome = None if event.done is None else "finished"
             yield event
 
     async def _next(self, subscription: Subscription) -> TokenEvent | None:
@@ -143,20 +164,20 @@ class Relay:
         patience = get_settings().generation.silence
         if subscription.silence < patience:
             return task
-        if subscription.produced:
-            subscription.ended = True
+        if subscription.produced and subscription.streamed:
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.settle_delivered, task, subscription.produced)
             raise GenerationFailed("The worker stopped answering; you pay only for what you received.")
         if time.time() > task.deadline + patience:
-            subscription.ended = True
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.give_up, task)
             raise Overloaded("No worker took the request in time; try again.", retry_after=5)
         if task.attempt == 1 and (subscription.accepted or await self._message_is_lost(task)):
             task = await to_thread.run_sync(recovery.resubmit, task)
-            subscription.attempt = task.attempt
+            subscription.attempt, subscription.produced = task.attempt, 0
             subscription.heard_at, subscription.accepted = time.monotonic(), False
         elif subscription.accepted:
-            subscription.ended = True
+            subscription.outcome = "worker_lost"
             await to_thread.run_sync(recovery.give_up, task)
             raise Unavailable("The workers stopped before answering; try again.", retry_after=5)
         return task
@@ -171,7 +192,7 @@ class Relay:
     async def _read(self) -> None:
         """The only reader of this replica's stream; a lost connection is tried again for ever."""
         stream, last = token_stream(self.replica), "0-0"
-        while True:
+        while not self._stopped:
             try:
                 found = cast(StreamEntries, await self._valkey.xread({stream: last}, block=READ_BLOCK_MS) or [])
                 for _, entries in found:

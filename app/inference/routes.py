@@ -44,7 +44,7 @@ async def answer(
 ) -> Response:
     """Admit in a thread, then relay. An early failure keeps its status: headers leave after the first event."""
     relay: Relay = request.app.state.relay
-    subscription = relay.subscribe(new_id(prefix))
+    subscription = relay.subscribe(new_id(prefix), streamed=bool(body.stream))
     try:
         admitted = await to_thread.run_sync(admit, Ticket(subscription.generation_id, relay.replica))
     except BaseException:

@@ -44,10 +44,12 @@ class ChatMessage(Strict):
     role: str
     content: str | list[TextPart] | None = None
     name: str | None = Field(default=None, max_length=64)
-    refusal: str | None = None
     tool_calls: list[ToolCall] | None = Field(default=None, max_length=MAX_TOOLS)
     tool_call_id: str | None = None
+    # People send answers back as they got them: what is in ours, or null in OpenAI's, is accepted.
+    refusal: str | None = None
     annotations: list[Any] | None = None
+    audio: None = None
     function_call: None = None
     parsed: Any = None
 

@@ -4,8 +4,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel
 
 from app.accounts.schemas import AccountCreate, AccountOut, ApiKeyOut
-from app.dependencies import Transaction, client_address, throttle
-from app.errors import AppError
+from app.dependencies import Transaction, slowing_guesses
 from app.onboarding.join import join
 
 router = APIRouter(prefix="/v1", tags=["accounts"])
@@ -19,11 +18,6 @@ class JoinedOut(BaseModel):
 @router.post("/accounts", status_code=201)
 def create_account(body: AccountCreate, tx: Transaction, request: Request) -> JoinedOut:
     """Failed attempts are throttled: each costs a password hash, and tells whether an e-mail is known."""
-    name = f"{client_address(request)} sign-up"
-    throttle().check(name)
-    try:
+    with slowing_guesses(request, "sign-up"):
         joined = join(tx, body.email, body.password, body.handle, body.display_name)
-    except AppError:
-        throttle().failed(name)
-        raise
     return JoinedOut(account=AccountOut.of(joined.account), api_key=ApiKeyOut.of(joined.api_key, joined.secret))

@@ -11,15 +11,25 @@ from app.errors import Forbidden
 from app.reviews.tables import Review
 
 
+def may_review(tx: Session, account_id: str, listing: Listing) -> bool:
+    """Those who bought or called it, and never its owner."""
+    used = has_bought(tx, account_id, listing.id) or has_called(tx, account_id, listing.id)
+    return used and listing.account_id != account_id
+
+
+def find_review(tx: Session, account_id: str, listing_id: str) -> Review | None:
+    return tx.scalar(select(Review).where(Review.listing_id == listing_id, Review.account_id == account_id))
+
+
 def write_review(tx: Session, account_id: str, listing: Listing, rating: int, body: str) -> Review:
     """Write or rewrite. Raises Forbidden for owners and for those who neither bought nor called it."""
     if listing.account_id == account_id:
         raise Forbidden("You cannot review your own listing.")
-    if not (has_bought(tx, account_id, listing.id) or has_called(tx, account_id, listing.id)):
+    if not may_review(tx, account_id, listing):
         raise Forbidden("Buy or call a listing before reviewing it.")
     # The listing's row is the lock: two edits of one review cannot both count its old rating.
     tx.refresh(listing, with_for_update=True)
-    review = tx.scalar(select(Review).where(Review.listing_id == listing.id, Review.account_id == account_id))
+    review = find_review(tx, account_id, listing.id)
     added, before = (0, review.rating) if review else (1, 0)
     if review is None:
         review = Review(listing_id=listing.id, account_id=account_id)

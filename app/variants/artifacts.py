@@ -15,7 +15,7 @@ from app.variants.bases import find_ready_base
 from app.variants.tables import Variant
 from app.variants.variants import create_variant
 from models_registry import errors as registry
-from models_registry.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS, check_adapter
+from models_registry.adapter import CONFIG, WEIGHTS, check_adapter
 from models_registry.store import CHUNK, open_store
 
 ANSWERS: dict[type[registry.RegistryError], type[errors.AppError]] = {
@@ -46,7 +46,7 @@ def upload_adapter(
                     if size > room:
                         raise registry.TooLarge("The account's storage quota is used up.")
                     target.write(chunk)
-            info = check_adapter(folder / WEIGHTS, config[: MAX_CONFIG_BYTES + 1], base.shape["linears"])
+            info = check_adapter(folder / WEIGHTS, config, base.shape["linears"])
             (folder / CONFIG).write_text(json.dumps(dict(info.config), sort_keys=True))
             manifest = store.put_folder(folder, "adapter", {"base": base_id})
     except registry.RegistryError as error:
@@ -59,8 +59,8 @@ def chunks_of(source: IO[bytes]) -> Iterator[bytes]:
 
 
 def remaining_quota(tx: Session, account_id: str) -> int:
-    """Bytes this account may still store. The account's row is locked, so two uploads cannot share the same room."""
-    tx.scalar(select(Account.id).where(Account.id == account_id).with_for_update())
+    """Bytes this account may still store. Its uploads wait for each other, so two cannot share the same room."""
+    tx.scalar(select(Account.id).where(Account.id == account_id).with_for_update(key_share=True))
     files = select(func.coalesce(func.sum(File.bytes), 0)).where(
         File.account_id == account_id, File.deleted_at.is_(None)
     )

@@ -1,19 +1,45 @@
 """POST /v1/artifacts."""
 
-from typing import Annotated
+from typing import Annotated, Self
 
-from fastapi import APIRouter, Depends, File, Form, UploadFile
+from anyio import to_thread
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel
+from starlette.datastructures import FormData, UploadFile
 
 from app.accounts.authenticate import Caller
-from app.dependencies import Transaction, requires
+from app.database import transaction
+from app.dependencies import uploader
 from app.errors import InvalidFilename, UnsafeFormat
+from app.files.upload import check_disk
+from app.forms import file_field, needed_text, read_form, text_field
 from app.variants.artifacts import upload_adapter
 from app.variants.rules import check_suffix
+from app.variants.tables import Variant
+from models_registry.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
 
 router = APIRouter(prefix="/v1", tags=["models"])
-ModelOwner = Annotated[Caller, Depends(requires("models"))]
 
+FILES, TEXTS = frozenset({WEIGHTS, CONFIG}), frozenset({"base_model", "suffix"})
+OPENAPI_BODY = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [WEIGHTS, CONFIG, "base_model"],
+                    "properties": {
+                        WEIGHTS: {"type": "string", "format": "binary"},
+                        CONFIG: {"type": "string", "format": "binary"},
+                        "base_model": {"type": "string"},
+                        "suffix": {"type": "string"},
+                    },
+                }
+            }
+        },
+    }
+}
 # Endings that only a pickle has: named here so that the refusal says the true reason.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -30,29 +56,42 @@ class ArtifactOut(BaseModel):
     parameters: int
     bytes: int
 
+    @classmethod
+    def of(cls, variant: Variant) -> Self:
+        return cls(
+            id=variant.id,
+            digest=variant.digest,
+            model=variant.model,
+            base_model=variant.base_id,
+            rank=variant.rank,
+            parameters=variant.parameters,
+            bytes=variant.bytes,
+        )
 
-@router.post("/artifacts", status_code=201)
-def create_artifact(
-    tx: Transaction,
-    caller: ModelOwner,
-    weights: Annotated[UploadFile, File(alias="adapter_model.safetensors")],
-    config: Annotated[UploadFile, File(alias="adapter_config.json")],
-    base_model: Annotated[str, Form(max_length=80)],
-    suffix: Annotated[str | None, Form(max_length=64)] = None,
-) -> ArtifactOut:
+
+@router.post("/artifacts", status_code=201, openapi_extra=OPENAPI_BODY)
+async def create_artifact(request: Request, caller: Annotated[Caller, Depends(uploader("models"))]) -> ArtifactOut:
     """A plain PEFT LoRA adapter: exactly these two files."""
-    for upload in (weights, config):
-        check_upload_name(upload.filename or "")
-    variant = upload_adapter(tx, caller.account_id, base_model, check_suffix(suffix), weights.file, config.file.read())
-    return ArtifactOut(
-        id=variant.id,
-        digest=variant.digest,
-        model=variant.model,
-        base_model=variant.base_id,
-        rank=variant.rank,
-        parameters=variant.parameters,
-        bytes=variant.bytes,
-    )
+    check_disk(int(request.headers.get("content-length", "0")))
+    form = await read_form(request, FILES, TEXTS)
+    try:
+        return await to_thread.run_sync(take_in, caller, form)
+    finally:
+        await form.close()
+
+
+def take_in(caller: Caller, form: FormData) -> ArtifactOut:
+    weights, config = (checked_upload(form, name) for name in (WEIGHTS, CONFIG))
+    base_id, suffix = needed_text(form, "base_model"), check_suffix(text_field(form, "suffix"))
+    text = config.file.read(MAX_CONFIG_BYTES + 1)
+    with transaction() as tx:
+        return ArtifactOut.of(upload_adapter(tx, caller.account_id, base_id, suffix, weights.file, text))
+
+
+def checked_upload(form: FormData, name: str) -> UploadFile:
+    upload = file_field(form, name)
+    check_upload_name(upload.filename or "")
+    return upload
 
 
 def check_upload_name(name: str) -> None:

@@ -1,5 +1,5 @@
-"""The running store of the end-to-end tests."""
+"""The people of the end-to-end tests."""
 
-from tests.e2e.conftest import buyer, fine_tunes, person, seller, store
+from tests.e2e.conftest import buyer, fine_tunes, seller
 
-__all__ = ["buyer", "fine_tunes", "person", "seller", "store"]
+__all__ = ["buyer", "fine_tunes", "seller"]

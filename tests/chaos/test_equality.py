@@ -12,9 +12,11 @@ from transformers import AutoModelForCausalLM
 
 from app.cli.demo_data import dialogues
 from models_registry.prompt import Detokenizer, Message, Renderer
-from tests.e2e.conftest import Store, random_adapter
 from tests.generation.tiny import Answer, ask
+from tests.running_store import Store, random_adapter
 from workers.generation.engine.engine import EngineOptions, TorchEngine
+
+pytestmark = pytest.mark.timeout(600)
 
 TOKENS = 16
 ADAPTERS = [None, "0", "1", "2", "3"]
@@ -43,6 +45,7 @@ def prompts(folder: Path) -> list[list[int]]:
     renderer = Renderer.load(folder)
     questions = sorted({question for question, _ in dialogues()})
     asked = [f"{question} {extra}".strip() for extra in ("", "Please explain in detail.") for question in questions]
+    assert len(asked) >= 20
     return [renderer.chat([Message("user", question)]) for question in asked[:20]]
 
 

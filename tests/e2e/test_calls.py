@@ -78,6 +78,32 @@ def test_text_completions_echo_and_stream(buyer: Person) -> None:
     assert plain == "Once upon a time" + streamed
 
 
+def test_an_answer_can_be_sent_back_as_it_came(buyer: Person) -> None:
+    """The SDK's own idiom: the message object goes back into `messages`, with every field it had."""
+    first = ask(buyer, BASE).choices[0].message
+    again = ask(buyer, BASE, messages=[*QUESTION, first, {"role": "user", "content": "Are you sure?"}])
+    assert again.choices[0].message.content
+
+
+def test_a_raw_response_has_the_requests_id(buyer: Person) -> None:
+    raw = buyer.openai.chat.completions.with_raw_response
+    create: Any = raw.create
+    answer = create(model=BASE, messages=QUESTION, max_tokens=1)
+    assert len(answer.headers["x-request-id"]) == 32
+    assert answer.parse().usage.completion_tokens == 1
+    with pytest.raises(openai.APIStatusError) as refused:
+        create(model=BASE, messages=[])
+    assert refused.value.request_id == refused.value.response.headers["x-request-id"]
+
+
+def test_models_are_listed_found_and_only_own_ones_deleted(seller: Person, fine_tunes: list[str]) -> None:
+    models = seller.openai.models
+    assert {BASE, *fine_tunes} <= {model.id for model in models.list()}
+    assert models.retrieve(fine_tunes[0]).owned_by == seller.handle
+    with pytest.raises(openai.PermissionDeniedError):
+        models.delete(BASE)
+
+
 def test_refusals_are_the_sdks_own_exceptions(buyer: Person, fine_tunes: list[str], store: Store) -> None:
     stranger = openai.OpenAI(base_url=f"{store.url}/v1", api_key="gpts_nobody_x", max_retries=0)
     with pytest.raises(openai.AuthenticationError):

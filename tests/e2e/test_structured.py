@@ -96,7 +96,8 @@ def test_streamed_calls_come_name_first_then_pieces(buyer: Person) -> None:
     assert len(parts) > 3
     assert "".join(part.function.arguments for part in parts) == whole.function.arguments
     assert deltas[-1].finish_reason == "tool_calls"
-    with buyer.openai.chat.completions.stream(**asked) as stream:
+    chat: Any = buyer.openai.chat.completions
+    with chat.stream(**asked) as stream:
         message = stream.get_final_completion().choices[0].message
     assert message.tool_calls[0].function.parsed_arguments == Weather.model_validate_json(whole.function.arguments)
 

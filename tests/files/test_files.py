@@ -114,7 +114,7 @@ def test_form_mistakes_are_named(client: TestClient, signed_up: SignUp) -> None:
     for request, code, param in cases:
         error = client.post("/v1/files", headers=user.headers, **request).json()["error"]  # type: ignore[arg-type]
         assert (error["code"], error["param"]) == (code, param)
-    assert client.post("/v1/files", json={}, headers=user.headers).json()["error"]["code"] == "invalid_value"
+    assert client.post("/v1/files", json={}, headers=user.headers).json()["error"]["code"] == "unsupported_media_type"
 
 
 def test_files_of_others_read_as_unknown(client: TestClient, signed_up: SignUp) -> None:

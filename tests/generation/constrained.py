@@ -42,12 +42,12 @@ def grammars_of(renderer: Renderer, limits: LLParserLimits = LIMITS) -> Grammars
 
 def start(folder: Path, limits: LLParserLimits = LIMITS, **changes: int) -> TorchEngine:
     renderer = Renderer.load(folder)
-    options = {"kv_cache_tokens": 4096, "max_batch_tokens": 64} | changes
+    options: dict[str, Any] = {"dtype": "fp32", "kv_cache_tokens": 4096, "max_batch_tokens": 64}
     return TorchEngine(
         folder,
         detokenizer=lambda: Detokenizer(renderer),
         eos_ids=renderer.eos_ids,
-        options=EngineOptions(dtype="fp32", **options),
+        options=EngineOptions(**(options | changes)),
         grammars=grammars_of(renderer, limits),
     )
 

@@ -80,7 +80,13 @@ def told(answer: Answer, choice: int = 0) -> Any:
 def test_whatever_the_schema_the_answer_validates(
     engine: TorchEngine, schema: dict[str, Any], seed: int, temperature: float
 ) -> None:
-    options = {"grammar": grammar_of(schema), "seed": seed, "temperature": temperature, "max_tokens": 480, "n": 2}
+    options: dict[str, Any] = {
+        "grammar": grammar_of(schema),
+        "seed": seed,
+        "temperature": temperature,
+        "max_tokens": 480,
+        "n": 2,
+    }
     answer = ask(engine, PROMPT, **options)
     for choice in range(2):
         jsonschema.validate(told(answer, choice), schema)
@@ -146,7 +152,7 @@ def test_without_ends_a_number_runs_to_its_length(engine: TorchEngine, renderer:
 
 
 def test_a_seed_repeats_and_choices_differ(engine: TorchEngine) -> None:
-    options = {"grammar": grammar_of(WEATHER), "temperature": 1.5, "seed": 7, "n": 4, "max_tokens": 200}
+    options: dict[str, Any] = {"grammar": grammar_of(WEATHER), "temperature": 1.5, "seed": 7, "n": 4, "max_tokens": 200}
     first, second = ask(engine, PROMPT, **options).wait(), ask(engine, PROMPT, **options).wait()
     texts = [first.text(choice) for choice in range(4)]
     assert texts == [second.text(choice) for choice in range(4)]
@@ -181,7 +187,7 @@ def test_logprobs_are_the_models_own_under_a_grammar(engine: TorchEngine) -> Non
 
 
 def test_preemption_keeps_the_place_in_the_grammar(folder: Path, engine: TorchEngine) -> None:
-    options = {"grammar": grammar_of(WEATHER), "temperature": 1.0, "max_tokens": 120}
+    options: dict[str, Any] = {"grammar": grammar_of(WEATHER), "temperature": 1.0, "max_tokens": 120}
     expected = [ask(engine, PROMPT, seed=seed, **options).wait().ids() for seed in range(12)]
     cramped = start(folder, kv_cache_tokens=256, max_batch_tokens=16, max_batch=12)
     answers = [ask(cramped, PROMPT, seed=seed, **options) for seed in range(12)]
@@ -247,7 +253,7 @@ def test_a_required_call_is_always_a_call(
 ) -> None:
     grammar, liked = grammar_for(tools=TOOLS, tool_choice="required"), {renderer.encode(name[0])[0]: 50.0}
     for seed in range(6):
-        options = {"temperature": 1.0, "seed": seed, "max_tokens": 400, "logit_bias": liked}
+        options: dict[str, Any] = {"temperature": 1.0, "seed": seed, "max_tokens": 400, "logit_bias": liked}
         answer = ask(engine, PROMPT, grammar=grammar, **options).wait()
         calls = ToolCallReader().push(answer.text(), last=True).calls
         assert calls[0].name == name

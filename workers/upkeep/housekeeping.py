@@ -3,20 +3,22 @@
 from datetime import timedelta
 from typing import cast
 
-from sqlalchemy import CursorResult, delete, update
+from sqlalchemy import CursorResult, delete
 from sqlalchemy.orm import Session
 
 from app.database import utc_now
-from app.files.tables import File
+from app.files.delete import remove_lost_bytes
 from app.tables import metadata
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 
 
-def expire_files(tx: Session) -> int:
-    """Files whose `expires_after` has come are gone for their owner."""
-    due = update(File).where(File.expires_at <= utc_now(), File.deleted_at.is_(None)).values(deleted_at=utc_now())
-    return cast("CursorResult[object]", tx.execute(due)).rowcount
+REMEMBERED_DELETIONS = timedelta(days=2)
+
+
+def remove_bytes_left_behind(tx: Session) -> int:
+    """Each blob in a transaction of its own; this one only reads nothing."""
+    return remove_lost_bytes(REMEMBERED_DELETIONS)
 
 
 def forget_old_idempotency_keys(tx: Session) -> int:

@@ -14,9 +14,10 @@ from sqlalchemy.orm import Session
 
 from app.billing.metering import release_stale_calls
 from app.database import engine, transaction
+from app.files.delete import expire_files
 from app.logs import configure_logs
-from workers.upkeep.housekeeping import expire_files, forget_old_idempotency_keys
-from workers.upkeep.lost_tasks import resend_lost_tasks, wake_fine_tuning
+from workers.upkeep.housekeeping import forget_old_idempotency_keys, remove_bytes_left_behind
+from workers.upkeep.lost_tasks import resend_checks, resend_imports, resend_validations, wake_fine_tuning
 
 log = structlog.get_logger(__name__)
 
@@ -25,8 +26,11 @@ PERIOD = 5.0
 CHORES: list[tuple[Callable[[Session], int], int]] = [
     (release_stale_calls, 1),
     (wake_fine_tuning, 1),
-    (resend_lost_tasks, 4),
+    (resend_imports, 4),
+    (resend_validations, 4),
+    (resend_checks, 4),
     (expire_files, 12),
+    (remove_bytes_left_behind, 12),
     (forget_old_idempotency_keys, 120),
 ]
 

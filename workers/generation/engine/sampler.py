@@ -63,7 +63,7 @@ def choose_plainly(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
 def choose_carefully(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
     """Every parameter, in fp32."""
     logits = torch.nan_to_num(logits.float(), nan=-1e9, posinf=1e9, neginf=-1e9)
-    shaped = constrain(adjust(logits, sequences), sequences)
+    shaped = constrain(logits, adjust(logits, sequences), sequences)
     tokens = shaped.argmax(-1)
     drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
     if drawn:
@@ -104,25 +104,31 @@ def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     return logits
 
 
-def constrain(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
-    """−inf for what a row's grammar does not allow next; rows without a grammar stay as they are."""
-    rows, matchers = [], []
-    for row, sequence in enumerate(sequences):
-        if sequence.matcher is not None:
-            rows.append(row)
-            matchers.append(sequence.matcher)
-    if not rows:
-        return logits
+def constrain(logits: Tensor, shaped: Tensor, sequences: Seq[Sequence]) -> Tensor:
+    """`shaped` with −inf for what a row's grammar does not allow next; rows without a grammar stay as they are.
+
+    In place where it can be: a fresh tensor of a batch costs more than the masks. `logits` stay whole while
+    log-probabilities are to be reported from them.
+    """
+    matchers = {row: sequence.matcher for row, sequence in enumerate(sequences) if sequence.matcher is not None}
+    if not matchers:
+        return shaped
+    if shaped is logits and any(sequence.params.logprobs is not None for sequence in sequences):
+        shaped = logits.clone()
     vocabulary = logits.shape[-1]
     # A model may have more rows in its vocabulary than its tokenizer has tokens: those are never allowed.
-    words = max(-(-vocabulary // WORD), *(matcher.words for matcher in matchers))
-    bits = np.zeros((len(rows), words), dtype=np.int32)
-    for at, matcher in enumerate(matchers):
+    words = max(-(-vocabulary // WORD), *(matcher.words for matcher in matchers.values()))
+    bits = np.zeros((len(matchers), words), dtype=np.int32)
+    for at, matcher in enumerate(matchers.values()):
         matcher.fill(bits[at, : matcher.words])
-    forbidden = np.unpackbits(~bits.view(np.uint8), axis=1, count=vocabulary, bitorder="little")
-    mask = torch.from_numpy(forbidden).bool().to(logits.device)
-    index = torch.tensor(rows, device=logits.device)
-    return logits.index_copy(0, index, logits[index].masked_fill_(mask, -torch.inf))
+    np.invert(bits, out=bits)
+    forbidden = np.unpackbits(bits.view(np.uint8), axis=1, count=vocabulary, bitorder="little")
+    masks = torch.from_numpy(forbidden).view(torch.bool).to(logits.device)
+    if len(matchers) == len(sequences):
+        return shaped.masked_fill_(masks, -torch.inf)
+    rows = torch.tensor(list(matchers), device=logits.device)
+    shaped[rows] = shaped[rows].masked_fill_(masks, -torch.inf)
+    return shaped
 
 
 def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
