@@ -17,6 +17,7 @@ from transformers import (
 
 from app.inference.wire_events import SamplingParams
 from workers.generation.engine.engine import EngineOptions, TorchEngine
+from workers.generation.engine.protocol import Engine
 from workers.generation.engine.request import EngineRequest, Handle, StepEvent
 
 VOCABULARY = 300
@@ -45,6 +46,7 @@ def new_model(family: str) -> PreTrainedModel:
                 num_hidden_layers=3,
                 num_attention_heads=4,
                 num_key_value_heads=2,
+                head_dim=32,
                 max_position_embeddings=CONTEXT,
                 tie_word_embeddings=True,
                 initializer_range=0.3,
@@ -138,7 +140,7 @@ class Answer:
 
 
 def ask(
-    engine: TorchEngine,
+    engine: Engine,
     ids: list[int],
     adapter: str | None = None,
     on_event: Callable[[StepEvent], None] | None = None,

@@ -1,13 +1,12 @@
-"""From settings to a running engine. Importing this module imports torch."""
+"""From settings to a running engine. The engine's library (torch, vLLM) is imported by the choice."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
-from transformers.utils.logging import disable_progress_bar
-
 from app.settings import GenerationSettings
 from models_registry.prompt import Detokenizer, Renderer
-from workers.generation.engine.engine import EngineOptions, TorchEngine
 from workers.generation.engine.protocol import Engine
 
 
@@ -15,8 +14,17 @@ def load_engine(
     settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]
 ) -> Engine:
     """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory."""
-    if settings.engine != "torch":
-        raise ValueError(f"unknown engine {settings.engine!r}; this build has: torch")
+    load = {"torch": load_torch, "vllm": load_vllm}[settings.engine]
+    return load(settings, folder, renderer, after_step)
+
+
+def load_torch(
+    settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]
+) -> Engine:
+    from transformers.utils.logging import disable_progress_bar
+
+    from workers.generation.engine.engine import EngineOptions, TorchEngine
+
     disable_progress_bar()
     return TorchEngine(
         folder,
@@ -32,4 +40,18 @@ def load_engine(
             threads=settings.threads,
         ),
         after_step=after_step,
+    )
+
+
+def load_vllm(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]) -> Engine:
+    """A worker whose vLLM died takes its leave, so that its supervisor starts another."""
+    from workers.generation.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(
+        folder,
+        detokenizer=lambda: Detokenizer(renderer),
+        eos_ids=renderer.eos_ids,
+        settings=settings,
+        after_step=after_step,
+        on_death=lambda: os.kill(os.getpid(), signal.SIGTERM),
     )
