@@ -27,9 +27,8 @@ class Figures:
 
     def find(self, engine: str, work: str, adapters: int, streams: int) -> Line | None:
         """The best of the engines whose name begins so (vLLM has two modes)."""
-        return best(
-            each for each in self.lines if each.engine.startswith(engine) and key(each) == (work, adapters, streams)
-        )
+        wanted = (work, adapters, streams)
+        return best(x for x in self.lines if x.engine.startswith(engine) and key(x) == wanted)
 
     def own(self, work: str, adapters: int = 0, streams: int = 1, engine: str = OURS) -> Line | None:
         return next((x for x in self.lines if x.engine == engine and key(x) == (work, adapters, streams)), None)
@@ -60,30 +59,22 @@ def rows(lines: Sequence[Line]) -> Iterator[Row]:
     sixteen, thousand = have.own("many", LORA, LORA), have.own("many", 1000, LORA)
     yield row("1,000 registered adapters, 16 active", thousand, sixteen, at_least(0.95))
     yield from difference_rows(have)
-    yield row(
-        "prefix hit, 1,500 tokens, against a miss", have.own("prefix hit"), have.own("prefix miss"), at_most(0.15)
-    )
+    yield row("prefix hit, 1,500 tokens, over a miss", have.own("prefix hit"), have.own("prefix miss"), at_most(0.15))
     yield row("whole store, 64 streams", have.own("store", 0, 64, STORE), have.own("store", 0, 64), at_least(0.9))
     added, bytes_of = have.own("memory adapters", LORA), have.own("memory adapters' own")
     yield row("memory added by 16 adapters, against their bytes", added, bytes_of, at_most(1.3))
 
 
 def mixed_rows(have: Figures) -> Iterator[Row]:
-    for n, vllm, llama, peer in ((1, 1.5, 0.95, 0.0), (16, 0.0, 0.0, 1.15), (64, 0.0, 0.0, 1.2)):
+    alone = have.own("mixed", 0, 1)
+    yield row("mixed, base, 1 stream", alone, have.find("vLLM", "mixed", 0, 1), at_least(1.5))
+    yield row("mixed, base, 1 stream", alone, have.find("llama.cpp", "mixed", 0, 1), at_least(0.95))
+    for n, peer in ((16, 1.15), (64, 1.2)):
         ours = have.own("mixed", 0, n)
-        what = f"mixed, base, {n} streams"
-        if n == 1:
-            yield row(what, ours, have.find("vLLM", "mixed", 0, n), at_least(vllm))
-            yield row(what, ours, have.find("llama.cpp", "mixed", 0, n), at_least(llama))
-        else:
-            yield row(what, ours, have.best_peer("mixed", 0, n), at_least(peer))
-            yield row(what, ours, have.find(LIMIT, "mixed", 0, n), at_least(0.8))
-    yield row(
-        "mixed, 16 adapters, 1 stream",
-        have.own("mixed", LORA, 1),
-        have.find("llama.cpp", "mixed", LORA, 1),
-        at_least(1),
-    )
+        yield row(f"mixed, base, {n} streams", ours, have.best_peer("mixed", 0, n), at_least(peer))
+        yield row(f"mixed, base, {n} streams", ours, have.find(LIMIT, "mixed", 0, n), at_least(0.8))
+    llama = have.find("llama.cpp", "mixed", LORA, 1)
+    yield row("mixed, 16 adapters, 1 stream", have.own("mixed", LORA, 1), llama, at_least(1))
     for n, peer in ((16, 3.5), (64, 3.0)):
         ours = have.own("mixed", LORA, n)
         yield row(f"mixed, 16 adapters, {n} streams", ours, have.best_peer("mixed", LORA, n), at_least(peer))

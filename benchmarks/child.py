@@ -7,7 +7,7 @@ import argparse
 import importlib
 from pathlib import Path
 
-from benchmarks.protocol import DECODE_TOKENS, NEW_TOKENS, Prompts, Setup, Subject, first_token, throughput
+from benchmarks.protocol import DECODE_TOKENS, NEW_TOKENS, Prompts, Setup, Subject, Task, first_token, throughput
 
 
 def main() -> None:
@@ -23,19 +23,15 @@ def main() -> None:
     streams = [int(each) for each in given.streams.split(",")]
     folders = [given.work / "adapters" / str(number) for number in range(given.adapters)]
     module, name = given.subject.split(":")
-    kind = getattr(importlib.import_module(module), name)
-    subject: Subject = kind(Setup(given.work / "base", folders, max(streams), given.option))
+    setup = Setup(given.work / "base", folders, max(streams), given.option)
+    subject: Subject = getattr(importlib.import_module(module), name)(setup)
     prompts, only = Prompts.load(given.work), given.only.split(",")
     try:
-        if "mixed" in only:
-            for each in throughput(subject, "mixed", prompts.mixed, NEW_TOKENS, streams, given.adapters, given.seconds):
-                each.say()
-        if "decode" in only:
-            many = [n for n in streams if n > 1]
-            for each in throughput(
-                subject, "decode", prompts.short, DECODE_TOKENS, many, given.adapters, given.seconds
-            ):
-                each.say()
+        for task in (Task("mixed", prompts.mixed, NEW_TOKENS), Task("decode", prompts.short, DECODE_TOKENS)):
+            if task.name in only:
+                wanted = [n for n in streams if n > 1 or task.name == "mixed"]
+                for each in throughput(subject, setup, task, wanted, given.seconds):
+                    each.say()
         if "first" in only:
             first_token(subject, prompts.first, given.adapters).say()
     finally:

@@ -75,6 +75,15 @@ class Prompts:
         return Prompts(**json.loads((work / "prompts.json").read_text()))
 
 
+@dataclass(frozen=True)
+class Task:
+    """`new` tokens for each of the first N prompts."""
+
+    name: str
+    prompts: Sequence[list[int]]
+    new: int
+
+
 def rates(run: Callable[[], int], seconds: float) -> list[float]:
     """Tokens per second of each round, after one warm-up."""
     run()
@@ -104,25 +113,19 @@ def line(engine: str, work: str, values: Sequence[float], **rest: object) -> Lin
     return Line(engine, work, statistics.median(values), **spread, **rest)  # type: ignore[arg-type]
 
 
-def throughput(
-    subject: Subject,
-    work: str,
-    prompts: Sequence[list[int]],
-    new: int,
-    streams: Sequence[int],
-    adapters: int,
-    seconds: float,
-) -> Iterator[Line]:
+def throughput(subject: Subject, setup: Setup, task: Task, streams: Sequence[int], seconds: float) -> Iterator[Line]:
+    """A line per number of streams. Raises RuntimeError for an engine that made fewer tokens than asked."""
     for n in streams:
-        chosen = prompts[:n]
+        chosen = task.prompts[:n]
 
         def once(chosen: Sequence[list[int]] = chosen) -> int:
-            made = subject.generate(chosen, new)
-            if made != len(chosen) * new:
-                raise RuntimeError(f"{subject.label} made {made} tokens of {len(chosen) * new}")
+            made = subject.generate(chosen, task.new)
+            if made != len(chosen) * task.new:
+                raise RuntimeError(f"{subject.label} made {made} tokens of {len(chosen) * task.new}")
             return made
 
-        yield line(subject.label, work, rates(once, seconds), adapters=adapters, streams=n, version=subject.version)
+        found, adapters = rates(once, seconds), len(setup.adapters)
+        yield line(subject.label, task.name, found, adapters=adapters, streams=n, version=subject.version)
 
 
 def first_token(subject: Subject, prompt: list[int], adapters: int) -> Line:

@@ -3,7 +3,7 @@
 | peer | found by |
 |---|---|
 | transformers | always |
-| vllm | `.venv-vllm` (`make bench PEERS=vllm` makes it) or VLLM_PYTHON; libtcmalloc (TCMALLOC or the system's) if there |
+| vllm | `.venv-vllm` (`make bench PEERS=vllm` makes it) or VLLM_PYTHON; with TCMALLOC's or the system's libtcmalloc |
 | openvino | OPENVINO_PYTHON, and OPENVINO_MODEL: `optimum-cli export openvino --weight-format fp16` of the base |
 | llama.cpp | LLAMA_SERVER (the binary), LLAMA_MODEL (bf16 GGUF of the base), LLAMA_LORA (folder of 0.gguf … 15.gguf) |
 """

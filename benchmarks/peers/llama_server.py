@@ -7,7 +7,6 @@ import http.client
 import json
 import socket
 import subprocess
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,8 +34,7 @@ class LlamaServer:
             files = ",".join(str(Path(loras) / f"{number}.gguf") for number in range(self.count))
             command += ["--lora", files, "--lora-init-without-apply"]
         self.version = first_line([server, "--version"])
-        self.log = tempfile.TemporaryFile()
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
+        self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         self._wait()
 
     def _wait(self) -> None:
@@ -77,7 +75,6 @@ class LlamaServer:
     def close(self) -> None:
         self.process.terminate()
         self.process.wait()
-        self.log.close()
 
 
 def first_line(command: list[str]) -> str:

@@ -35,15 +35,10 @@ class TransformersGenerate:
         for row, prompt in enumerate(prompts):
             ids[row, width - len(prompt) :] = torch.tensor(prompt)
             mask[row, width - len(prompt) :] = 1
-        options: dict[str, object] = {
-            "max_new_tokens": new,
-            "do_sample": False,
-            "eos_token_id": -1,
-            "pad_token_id": PAD,
-        }
+        options: dict[str, object] = {"max_new_tokens": new, "do_sample": False, "eos_token_id": -1}
         if self.names:
             options["adapter_names"] = [self.names[row % len(self.names)] for row in range(len(prompts))]
-        output = self.network.generate(input_ids=ids, attention_mask=mask, **options)
+        output = self.network.generate(input_ids=ids, attention_mask=mask, pad_token_id=PAD, **options)
         return int(output.shape[1] - width) * len(prompts)
 
     def close(self) -> None:

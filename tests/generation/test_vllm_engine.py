@@ -44,12 +44,11 @@ def test_the_base_answers_as_itself_beside_as_many_adapters_as_fit(engine: Engin
 
 def test_the_least_recently_used_adapter_makes_room_and_a_used_one_never(engine: Engine, llama: Path) -> None:
     names = fill(engine, llama, "first")
-    begun = [threading.Event() for _ in names]
+    begun = threading.Semaphore(0)
     busy = [
-        ask(engine, IDS, name, ignore_eos=True, max_tokens=200, on_event=lambda _, heard=heard: heard.set())
-        for name, heard in zip(names, begun, strict=True)
+        ask(engine, IDS, name, ignore_eos=True, max_tokens=200, on_event=lambda _: begun.release()) for name in names
     ]
-    assert all(heard.wait(60) for heard in begun)
+    assert begun.acquire(timeout=60)
     engine.load_adapter("one more", llama / "a0")
     with pytest.raises(AdapterNotLoaded):
         ask(engine, IDS, "one more")

@@ -9,10 +9,10 @@ from app.settings import GenerationSettings
 from models_registry.prompt import Detokenizer, Renderer
 from workers.generation.engine.protocol import Engine
 
+AfterStep = Callable[[], None]
 
-def load_engine(
-    settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]
-) -> Engine:
+
+def load_engine(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
     """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory."""
     load = {"torch": load_torch, "vllm": load_vllm}[settings.engine]
     return load(settings, folder, renderer, after_step)
@@ -43,7 +43,7 @@ def load_torch(
     )
 
 
-def load_vllm(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]) -> Engine:
+def load_vllm(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
     """A worker whose vLLM died takes its leave, so that its supervisor starts another."""
     from workers.generation.engine.vllm_engine import VllmEngine
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from hashlib import blake2b
 
+from vllm.exceptions import VLLMValidationError
 from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
@@ -14,6 +15,13 @@ def sampling_params(sequence: Sequence) -> SamplingParams:
 
     Raises ValueError for what vLLM does not take (penalties beyond 2, say).
     """
+    try:
+        return _translate(sequence)
+    except VLLMValidationError as error:
+        raise ValueError(str(error)) from error
+
+
+def _translate(sequence: Sequence) -> SamplingParams:
     wanted = sequence.params
     return SamplingParams(
         temperature=wanted.temperature,
