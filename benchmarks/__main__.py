@@ -72,6 +72,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--peers", default=",".join(PEERS), help=f"of {', '.join(PEERS)}; empty: none")
     parser.add_argument("--only", default=",".join((*SHARED, *OWN, "store")), help="works to measure")
     parser.add_argument("--streams", default="1,16,64")
+    parser.add_argument("--adapters", default=f"0,{ADAPTERS}", help="0: the base alone")
     parser.add_argument("--seconds", type=float, default=40, help="no new round of a figure after this")
     parser.add_argument("--requests", type=int, default=2000, help="for `memory`")
     parser.add_argument("--work", default="", help="keep base, adapters and prompts here")
@@ -82,11 +83,13 @@ def options() -> argparse.Namespace:
 def runs(given: argparse.Namespace, work: Path) -> Iterator[Run]:
     only = given.only.split(",")
     shared, own = [each for each in SHARED if each in only], [each for each in OWN if each in only]
+    peers = [each for each in given.peers.split(",") if each]
+    counts = [int(each) for each in given.adapters.split(",")]
     common = ["--work", str(work)]
     if {"mixed", "decode"} & set(only):
         yield Run("limits", [sys.executable, "-m", "benchmarks.limits", *common, "--streams", given.streams])
     rest = ["--only", ",".join(shared), "--streams", given.streams, "--seconds", str(given.seconds)]
-    for turn in turns([peer for peer in given.peers.split(",") if peer], ADAPTERS) if shared else ():
+    for turn in turns(peers, counts) if shared else ():
         name = f"{turn.name}, {f'{turn.adapters} adapters' if turn.adapters else 'base'}"
         command = [turn.python, "-m", "benchmarks.child", turn.subject, *common, *rest]
         command += ["--adapters", str(turn.adapters), "--option", turn.option]

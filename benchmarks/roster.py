@@ -31,13 +31,13 @@ class Turn:
     missing: str = ""
 
 
-def turns(peers: list[str], adapters: int) -> Iterator[Turn]:
-    """Ours first, then each peer, without and with adapters."""
+def turns(peers: list[str], counts: list[int]) -> Iterator[Turn]:
+    """Ours first, then each peer, for each number of adapters (0: the base alone)."""
     makers = {"transformers": transformers, "vllm": vllm, "openvino": openvino, "llama.cpp": llama}
-    for count in (0, adapters):
+    for count in counts:
         yield Turn("gptstore", "benchmarks.ours:OurEngine", count)
     for name in peers:
-        for count in (0, adapters):
+        for count in counts:
             yield from makers[name](count)
 
 
