@@ -46,6 +46,6 @@ def start(name: str, root: Path, after_step: Callable[[], None] = lambda: None) 
 
 needs_vllm = [
     pytest.mark.vllm,
-    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has its own environment: make test-vllm"),
+    pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM has its own environment: make testvllm"),
 ]
 IMPLEMENTATIONS = ["torch", pytest.param("vllm", marks=needs_vllm)]

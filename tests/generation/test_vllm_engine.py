@@ -1,4 +1,4 @@
-"""What only the vLLM engine must mind: its slots for adapters, and a process that can die. See `make test-vllm`."""
+"""What only the vLLM engine must mind: its slots for adapters, and a process that can die. See `make testvllm`."""
 
 import threading
 from collections.abc import Iterator
