@@ -4,9 +4,11 @@ PIP_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+VLLM_VENV ?= .venv-vllm
+BENCH = $(if $(PEERS),--peers $(PEERS)) $(if $(ONLY),--only $(ONLY)) $(if $(STREAMS),--streams $(STREAMS)) $(if $(OUT),--out $(OUT))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test lint format types bench chaos fuzz clean migrate
+.PHONY: help setup run test testvllm lint format types bench chaos fuzz clean migrate
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -39,8 +41,14 @@ format: setup  ## rewrite the code in the house style
 types: setup  ## mypy alone
 	$(BIN)/mypy
 
-bench: setup  ## measure speed
-	$(BIN)/python -m benchmarks
+bench: setup $(if $(findstring vllm,$(PEERS)),$(VLLM_VENV)/.ready)  ## measure speed beside the peers; PEERS= ONLY= STREAMS= OUT=
+	VLLM_PYTHON=$(VLLM_VENV)/bin/python $(BIN)/python -m benchmarks $(BENCH)
+
+$(VLLM_VENV)/.ready:
+	PYTHON=$(PYTHON) PIP_ARGS="$(PIP_ARGS)" benchmarks/peers/vllm-venv $(VLLM_VENV)
+
+testvllm: $(VLLM_VENV)/.ready  ## the engine protocol's tests on vLLM
+	HF_HUB_OFFLINE=1 $(VLLM_VENV)/bin/python -m pytest tests/generation/test_engine_protocol.py tests/generation/test_vllm_engine.py -m vllm -o filterwarnings=default
 
 chaos: setup  ## the long failure tests
 	$(BIN)/pytest tests/chaos --chaos

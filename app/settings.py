@@ -1,6 +1,7 @@
 """Everything an operator can set, read once from `GPTSTORE_…` variables (nested with `__`)."""
 
 from functools import lru_cache
+from typing import Literal
 
 from pydantic import BaseModel, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -45,10 +46,24 @@ class BaseModelSettings(BaseModel, frozen=True):
     training_micros_per_million_tokens: int = 500_000
 
 
+class VllmSettings(BaseModel, frozen=True):
+    """What only `engine=vllm` reads. vLLM reserves room for `adapters_per_batch` adapters of `max_rank` at once.
+
+    `gpu_memory` is vLLM's share of a device; `eager` None compiles on CUDA only (slower with adapters on CPU).
+    """
+
+    tensor_parallel: int = Field(default=1, ge=1)
+    adapters_per_batch: int = Field(default=16, ge=1)
+    resident_adapters: int = Field(default=128, ge=1)
+    max_rank: Literal[8, 16, 32, 64] = 64
+    gpu_memory: float = Field(default=0.9, gt=0, le=1)
+    eager: bool | None = None
+
+
 class GenerationSettings(BaseModel, frozen=True):
     """The engine and the path to it; times in seconds."""
 
-    engine: str = "torch"
+    engine: Literal["torch", "vllm"] = "torch"
     base: str = "smollm2-135m-instruct"
     device: str = "auto"
     dtype: str = "auto"
@@ -64,6 +79,7 @@ class GenerationSettings(BaseModel, frozen=True):
     queue_timeout: float = 120.0
     lease: float = 30.0
     silence: float = 10.0
+    vllm: VllmSettings = VllmSettings()
 
 
 class FineTuningSettings(BaseModel, frozen=True):

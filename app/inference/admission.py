@@ -136,6 +136,7 @@ def admit(
             replica=ticket.replica,
             base_id=base.id,
             base_digest=base.digest or "",
+            tenant=caller.account_id,
             adapter_digest=target.adapter_digest,
             token_ids=ids,
             params=params,

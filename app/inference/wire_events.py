@@ -45,13 +45,17 @@ class SamplingParams(Wire):
 
 
 class GenerateTask(Wire):
-    """One attempt of one call; never logged. `deadline`: unix seconds by which it must have begun."""
+    """One attempt of one call; never logged. `deadline`: unix seconds by which it must have begun.
+
+    `tenant`: the account, for its fair share and its own prefix cache.
+    """
 
     generation_id: str
     attempt: int
     replica: str
     base_id: str
     base_digest: str
+    tenant: str
     adapter_digest: str | None
     token_ids: list[int]
     params: SamplingParams

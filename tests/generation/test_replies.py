@@ -8,8 +8,8 @@ import torch
 
 from app.inference.wire_events import SamplingParams
 from tests.generation.tiny import CONTEXT, Spelled, ask, prompts, start_engine
-from workers.generation.engine.engine import EngineClosed, EngineOptions, TorchEngine
-from workers.generation.engine.protocol import AdapterNotLoaded, RequestTooLong
+from workers.generation.engine.engine import EngineOptions, TorchEngine
+from workers.generation.engine.protocol import AdapterNotLoaded, EngineClosed, RequestTooLong
 from workers.generation.engine.reply_text import ReplyText
 from workers.generation.engine.request import EngineRequest, StepEvent
 

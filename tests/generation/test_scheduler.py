@@ -14,12 +14,18 @@ from workers.generation.engine.scheduler import Sample, Scheduler
 BLOCK = 4
 
 
-def new_sequence(prompt: int, new: int, adapter: str | None) -> Sequence:
-    request = EngineRequest(tuple(range(prompt)), SamplingParams(max_tokens=new, temperature=0), adapter)
+def new_sequence(prompt: int, new: int, adapter: str | None, tenant: str = "") -> Sequence:
+    request = EngineRequest(tuple(range(prompt)), SamplingParams(max_tokens=new, temperature=0), adapter, tenant)
     return Sequence(Handle(request, lambda _: None), 0, Spelled(), frozenset(), 10_000)
 
 
-Work = st.tuples(st.integers(1, 40), st.integers(1, 20), st.sampled_from([None, "a", "b"]), st.integers(0, 30))
+Work = st.tuples(
+    st.integers(1, 40),
+    st.integers(1, 20),
+    st.sampled_from([None, "a", "b"]),
+    st.integers(0, 30),
+    st.sampled_from(["anna", "bert"]),
+)
 
 
 @settings(max_examples=60, deadline=None)
@@ -31,11 +37,11 @@ Work = st.tuples(st.integers(1, 40), st.integers(1, 20), st.sampled_from([None, 
     cancelled=st.sets(st.integers(0, 13)),
 )
 def test_everything_ends_within_the_budget_and_no_block_is_lost(
-    work: list[tuple[int, int, str | None, int]], blocks: int, max_batch: int, budget: int, cancelled: set[int]
+    work: list[tuple[int, int, str | None, int, str]], blocks: int, max_batch: int, budget: int, cancelled: set[int]
 ) -> None:
     scheduler = Scheduler(BlockPool(blocks, BLOCK), max_batch, budget)
-    arrivals = sorted(((at, i) for i, (_, _, _, at) in enumerate(work)), key=lambda item: item[0])
-    sequences = [new_sequence(prompt, new, adapter) for prompt, new, adapter, _ in work]
+    arrivals = sorted(((at, i) for i, (_, _, _, at, _) in enumerate(work)), key=lambda item: item[0])
+    sequences = [new_sequence(prompt, new, adapter, tenant) for prompt, new, adapter, _, tenant in work]
     ended = 0
     for step in range(5_000):
         while arrivals and arrivals[0][0] <= step:
@@ -63,7 +69,70 @@ def check_batch(scheduler: Scheduler, members: list[Sequence], tokens: int) -> N
     adapters = [sequence.adapter for sequence in members]
     changes = sum(before != after for before, after in pairwise(adapters))
     assert changes <= max(len(set(adapters)) - 1, 0)
-    owned = [block for sequence in scheduler.running for block in sequence.blocks]
-    assert len(owned) == len(set(owned)) == scheduler.cache.used
+    assert len({block for sequence in scheduler.running for block in sequence.blocks}) == scheduler.cache.used
+    check_sharing(scheduler.running)
     for sequence in members:
         assert len(sequence.blocks) * BLOCK >= len(sequence.tokens)
+
+
+def check_sharing(running: list[Sequence]) -> None:
+    """Who shares a block is the same tenant with the same adapter, and all tokens up to the block's end are equal."""
+    first: dict[int, tuple[Sequence, int]] = {}
+    for sequence in running:
+        for place, block in enumerate(sequence.blocks):
+            other, other_place = first.setdefault(block, (sequence, place))
+            assert place == other_place
+            assert sequence.salt == other.salt
+            end = (place + 1) * BLOCK
+            assert other is sequence or sequence.tokens[:end] == other.tokens[:end]
+
+
+def run_to_end(scheduler: Scheduler, sequence: Sequence) -> None:
+    scheduler.add(sequence)
+    while sequence.finish is None:
+        batch = scheduler.schedule()
+        scheduler.advance(batch, [Sample(1) for _ in batch.sampled])
+
+
+def test_a_known_beginning_is_not_computed_again_but_for_its_last_token() -> None:
+    scheduler = Scheduler(BlockPool(20, BLOCK), 4, 100)
+    run_to_end(scheduler, new_sequence(17, 2, "a", "anna"))
+    longer, exact = new_sequence(30, 1, "a", "anna"), new_sequence(16, 1, "a", "anna")
+    run_to_end(scheduler, longer)
+    run_to_end(scheduler, exact)
+    assert longer.handle.cached_tokens == 16
+    assert exact.handle.cached_tokens == 12
+
+
+def test_nothing_is_known_to_another_tenant_or_another_adapter() -> None:
+    scheduler = Scheduler(BlockPool(20, BLOCK), 4, 100)
+    run_to_end(scheduler, new_sequence(17, 2, "a", "anna"))
+    for stranger in (new_sequence(17, 1, "a", "bert"), new_sequence(17, 1, "b", "anna"), new_sequence(17, 1, None)):
+        run_to_end(scheduler, stranger)
+        assert stranger.handle.cached_tokens == 0
+
+
+def test_a_full_cache_forgets_the_least_recently_used_prompt_first() -> None:
+    scheduler = Scheduler(BlockPool(8, BLOCK), 4, 100)
+    for tenant in ("anna", "bert", "anna", "carl"):
+        run_to_end(scheduler, new_sequence(13, 1, None, tenant))
+    again = {tenant: new_sequence(13, 1, None, tenant) for tenant in ("anna", "bert")}
+    for sequence in again.values():
+        run_to_end(scheduler, sequence)
+    assert again["anna"].handle.cached_tokens == 12
+    assert again["bert"].handle.cached_tokens < 12
+
+
+def test_a_tenant_with_many_requests_does_not_hold_up_another() -> None:
+    scheduler = Scheduler(BlockPool(100, BLOCK), 4, 8)
+    for _ in range(20):
+        scheduler.add(new_sequence(8, 3, None, "greedy"))
+    late = new_sequence(8, 3, None, "late")
+    for _ in range(3):
+        batch = scheduler.schedule()
+        scheduler.advance(batch, [Sample(1) for _ in batch.sampled])
+    scheduler.add(late)
+    while late.finish is None:
+        batch = scheduler.schedule()
+        scheduler.advance(batch, [Sample(1) for _ in batch.sampled])
+    assert scheduler.waiting_count > 10

@@ -21,6 +21,7 @@ from transformers import (
 
 from app.inference.wire_events import SamplingParams
 from workers.generation.engine.engine import EngineOptions, TorchEngine
+from workers.generation.engine.protocol import Engine
 from workers.generation.engine.request import EngineRequest, Handle, StepEvent
 
 VOCABULARY = 300
@@ -79,7 +80,7 @@ def new_model(family: str) -> PreTrainedModel:
         return Gemma3ForCausalLM(config)
     if family == "qwen3":
         return Qwen3ForCausalLM(Qwen3Config(**common, head_dim=16, attention_bias=True))
-    return LlamaForCausalLM(LlamaConfig(**common))
+    return LlamaForCausalLM(LlamaConfig(**common, head_dim=32))  # vLLM has no kernel for smaller heads
 
 
 def save_family(family: str, root: Path) -> Path:
@@ -154,7 +155,7 @@ class Answer:
 
 
 def ask(
-    engine: TorchEngine,
+    engine: Engine,
     ids: list[int],
     adapter: str | None = None,
     on_event: Callable[[StepEvent], None] | None = None,

@@ -27,6 +27,7 @@ def admitted(calls: bool = False, **params: Any) -> Admitted:
         replica="r",
         base_id="b",
         base_digest="d" * 64,
+        tenant="acct-1",
         adapter_digest=None,
         token_ids=[5, 6, 7],
         params=SamplingParams.model_validate({"max_tokens": 9} | params),

@@ -67,6 +67,7 @@ def line(relay: Relay, *, streamed: bool) -> Line:
         replica=relay.replica,
         base_id=listing.base_id,
         base_digest="",
+        tenant="acct-1",
         adapter_digest=None,
         token_ids=[1] * 10,
         params=SamplingParams(max_tokens=50),

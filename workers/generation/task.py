@@ -91,7 +91,7 @@ def _submit(worker: GenerationWorker, call: Call) -> Handle:
     task = call.task
     if task.base_digest != worker.base_digest:
         raise Refused("unavailable", "The base model was replaced; try again.")
-    request = EngineRequest(tuple(task.token_ids), task.params, task.adapter_digest)
+    request = EngineRequest(tuple(task.token_ids), task.params, task.adapter_digest, task.tenant)
     for _ in range(3):
         if task.adapter_digest is not None:
             worker.engine.load_adapter(task.adapter_digest, worker.store.folder(task.adapter_digest))

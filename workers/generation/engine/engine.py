@@ -15,17 +15,13 @@ from workers.generation.engine.grammar import Grammar, Grammars, InvalidGrammar
 from workers.generation.engine.kv_cache import BLOCK_SIZE, BlockPool
 from workers.generation.engine.model_runner import ModelRunner
 from workers.generation.engine.prompt_logprobs import score_prompts
-from workers.generation.engine.protocol import EngineStats, OnEvent, RequestTooLong
+from workers.generation.engine.protocol import EngineClosed, EngineStats, OnEvent, RequestTooLong
 from workers.generation.engine.reply_text import Detokenizer
 from workers.generation.engine.request import EngineRequest, Handle, Sequence
 from workers.generation.engine.sampler import Sampler
 from workers.generation.engine.scheduler import Batch, Scheduler
 
 log = structlog.get_logger(__name__)
-
-
-class EngineClosed(RuntimeError):
-    """The engine stopped before this request ended."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +134,7 @@ class TorchEngine:
     def stats(self) -> EngineStats:
         return EngineStats(
             running=len(self.scheduler.running),
-            waiting=len(self.scheduler.waiting) + len(self._inbox),
+            waiting=self.scheduler.waiting_count + len(self._inbox),
             blocks_used=self.scheduler.cache.used,
             blocks_total=self.scheduler.cache.total,
             adapters=len(self.bank),

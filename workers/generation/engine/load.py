@@ -1,26 +1,35 @@
-"""From settings to a running engine. Importing this module imports torch."""
+"""From settings to a running engine. The engine's library (torch, vLLM) is imported by the choice."""
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import structlog
-from transformers.utils.logging import disable_progress_bar
 
 from app.settings import GenerationSettings
 from models_registry.prompt import Detokenizer, Renderer
-from workers.generation.engine.engine import EngineOptions, TorchEngine
 from workers.generation.engine.grammar import Grammars
 from workers.generation.engine.protocol import Engine
 
 log = structlog.get_logger(__name__)
 
+AfterStep = Callable[[], None]
 
-def load_engine(
+
+def load_engine(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
+    """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory."""
+    load = {"torch": load_torch, "vllm": load_vllm}[settings.engine]
+    return load(settings, folder, renderer, after_step)
+
+
+def load_torch(
     settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: Callable[[], None]
 ) -> Engine:
-    """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory."""
-    if settings.engine != "torch":
-        raise ValueError(f"unknown engine {settings.engine!r}; this build has: torch")
+    from transformers.utils.logging import disable_progress_bar
+
+    from workers.generation.engine.engine import EngineOptions, TorchEngine
+
     disable_progress_bar()
     return TorchEngine(
         folder,
@@ -47,3 +56,17 @@ def load_grammars(renderer: Renderer) -> Grammars | None:
     except ValueError as error:
         log.warning("no_structured_output", reason=str(error))
         return None
+
+
+def load_vllm(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
+    """A worker whose vLLM died takes its leave, so that its supervisor starts another."""
+    from workers.generation.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(
+        folder,
+        detokenizer=lambda: Detokenizer(renderer),
+        eos_ids=renderer.eos_ids,
+        settings=settings,
+        after_step=after_step,
+        on_death=lambda: os.kill(os.getpid(), signal.SIGTERM),
+    )

@@ -14,6 +14,10 @@ class AdapterNotLoaded(LookupError):
     """The request names an adapter that is not resident: load it, then submit again."""
 
 
+class EngineClosed(RuntimeError):
+    """The engine stopped before this request ended."""
+
+
 class RequestTooLong(ValueError):
     """Prompt and answer together exceed the model's context or the whole KV cache."""
 

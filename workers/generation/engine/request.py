@@ -4,10 +4,12 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Literal
 
 from app.inference.wire_events import SamplingParams
 from workers.generation.engine.grammar import Grammar, GrammarFailed
+from workers.generation.engine.kv_cache import Key
 from workers.generation.engine.reply_text import Detokenizer, ReplyText
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -15,11 +17,15 @@ Finish = Literal["stop", "length", "cancelled"]
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """`token_ids`: the rendered prompt. `adapter`: digest of a resident adapter, None for the base."""
+    """`token_ids`: the rendered prompt. `adapter`: digest of a resident adapter, None for the base.
+
+    `tenant`: whose request it is; tenants take turns, and none sees what another's prompts left in the cache.
+    """
 
     token_ids: tuple[int, ...]
     params: SamplingParams
     adapter: str | None = None
+    tenant: str = ""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ class Sequence:
         self.tokens = list(self.request.token_ids)
         self.prompt_length = len(self.tokens)
         self.text = ReplyText(self.detokenizer, self.params.stop)
+        self.last_key: Key = blake2b(f"{self.request.tenant}\0{self.adapter or ''}".encode(), digest_size=16).digest()
+        self.salt, self.keyed = self.last_key, 0  # blocks whose content the cache knows, and the key of the last
         self.matcher = None if self.handle.grammar is None else self.handle.grammar.matcher()
 
     @property

@@ -1,14 +1,15 @@
 """Who computes what in the next step: continuous batching with chunked prefill (Orca, Sarathi). Pure Python.
 
-Each step first gives every decoding sequence its one token, then fills the token budget with prefill,
-oldest first. A full cache preempts the youngest sequence, which later recomputes from its tokens.
+Each step first gives every decoding sequence its one token, then fills the token budget with prefill, oldest first.
+Of those that wait, the tenant with the fewest running sequences comes next. A full cache preempts the youngest
+sequence, which later recomputes what the cache has forgotten of its tokens.
 """
 
-from collections import deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 
-from workers.generation.engine.kv_cache import BlockPool
+from workers.generation.engine.kv_cache import BlockPool, chain
 from workers.generation.engine.request import Handle, Sequence, StepEvent, TokenLogprob
 
 
@@ -62,7 +63,7 @@ class Scheduler:
         self.cache = cache
         self.max_batch = max_batch
         self.max_batch_tokens = max(max_batch_tokens, max_batch)
-        self.waiting: deque[Sequence] = deque()
+        self.waiting: OrderedDict[str, deque[Sequence]] = OrderedDict()  # by tenant; who came first stands first
         self.running: list[Sequence] = []
         self.preemptions = 0
 
@@ -70,8 +71,12 @@ class Scheduler:
     def has_work(self) -> bool:
         return bool(self.waiting or self.running)
 
+    @property
+    def waiting_count(self) -> int:
+        return sum(len(queue) for queue in self.waiting.values())
+
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        self.waiting.setdefault(sequence.request.tenant, deque()).append(sequence)
 
     def schedule(self) -> Batch:
         """The next step: cancelled sequences leave, decoding ones go on, prefill takes what budget is left."""
@@ -83,7 +88,7 @@ class Scheduler:
         budget = self.max_batch_tokens - len(batch.chunks)
         for sequence in [sequence for sequence in self.running if sequence.pending > 1]:
             budget -= self._prefill(batch, sequence, budget)
-        while budget > 0 and self.waiting and self._admit(self.waiting[0]):
+        while budget > 0 and self.waiting and self._admit(self._next_waiting()):
             budget -= self._prefill(batch, self.running[-1], budget)
         batch.chunks.sort(key=lambda chunk: chunk.sequence.adapter or "")
         return batch
@@ -93,6 +98,7 @@ class Scheduler:
         sampled = batch.sampled
         for chunk in batch.chunks:
             chunk.sequence.computed += chunk.length
+            self._remember(chunk.sequence)
         for sequence, sample in zip(sampled, samples, strict=True):
             batch.news.append((sequence.handle, sequence.append(sample.token, sample.logprob)))
             if sequence.finish is not None:
@@ -100,7 +106,7 @@ class Scheduler:
 
     def clear(self) -> list[Sequence]:
         """Drop everything (the engine failed or closes); returns what was open."""
-        dropped = [*self.running, *self.waiting]
+        dropped = [*self.running, *self._all_waiting()]
         for sequence in dropped:
             self.cache.release(sequence.blocks)
         self.running.clear()
@@ -108,7 +114,7 @@ class Scheduler:
         return dropped
 
     def _drop_cancelled(self, batch: Batch) -> None:
-        for sequence in [s for s in (*self.running, *self.waiting) if s.handle.cancelled]:
+        for sequence in [s for s in (*self.running, *self._all_waiting()) if s.handle.cancelled]:
             batch.news.append((sequence.handle, sequence.cancel()))
             self._leave(sequence)
 
@@ -125,14 +131,28 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         self._leave(sequence)
         sequence.computed = 0
-        self.waiting.appendleft(sequence)
+        self.waiting.setdefault(sequence.request.tenant, deque()).appendleft(sequence)
+        self.waiting.move_to_end(sequence.request.tenant, last=False)
         self.preemptions += 1
 
     def _admit(self, sequence: Sequence) -> bool:
-        """All places of its present tokens at once, so that a prefill under way never waits for memory."""
-        if len(self.running) >= self.max_batch or not self.cache.grow(sequence.blocks, len(sequence.tokens)):
+        """All places of its present tokens at once, so that a prefill under way never waits for memory.
+
+        What the cache knows of its beginning is not computed again; the last token is, for its logits.
+        """
+        if len(self.running) >= self.max_batch:
             return False
-        self.waiting.popleft()
+        if not sequence.scores_prompt:
+            sequence.blocks += self.cache.find(sequence.salt, sequence.tokens[:-1])
+        known = len(sequence.blocks)
+        if not self.cache.grow(sequence.blocks, len(sequence.tokens)):
+            self.cache.release(sequence.blocks)
+            return False
+        sequence.computed = known * self.cache.block_size
+        sequence.keyed, sequence.last_key = 0, sequence.salt
+        if not sequence.handle.started and sequence.index == 0:
+            sequence.handle.cached_tokens = sequence.computed
+        self._forget_waiting(sequence)
         self.running.append(sequence)
         sequence.handle.started = True
         return True
@@ -148,4 +168,30 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
         else:
-            self.waiting.remove(sequence)
+            self._forget_waiting(sequence)
+
+    def _next_waiting(self) -> Sequence:
+        """The first of the tenant that has the fewest sequences running; between equals, who has waited longer."""
+        running = Counter(sequence.request.tenant for sequence in self.running)
+        return self.waiting[min(self.waiting, key=lambda tenant: running[tenant])][0]
+
+    def _all_waiting(self) -> list[Sequence]:
+        return [sequence for queue in self.waiting.values() for sequence in queue]
+
+    def _forget_waiting(self, sequence: Sequence) -> None:
+        """Out of its tenant's queue, which then stands behind the others."""
+        tenant = sequence.request.tenant
+        self.waiting[tenant].remove(sequence)
+        if self.waiting[tenant]:
+            self.waiting.move_to_end(tenant)
+        else:
+            del self.waiting[tenant]
+
+    def _remember(self, sequence: Sequence) -> None:
+        """Blocks that this step filled can serve later prompts that begin the same."""
+        size = self.cache.block_size
+        while (sequence.keyed + 1) * size <= sequence.computed:
+            begin = sequence.keyed * size
+            sequence.last_key = chain(sequence.last_key, sequence.tokens[begin : begin + size])
+            self.cache.remember(sequence.blocks[sequence.keyed], sequence.last_key)
+            sequence.keyed += 1

@@ -1,0 +1,63 @@
+"""The built-in engine in process, as a worker runs it."""
+
+import importlib.metadata
+import threading
+import time
+from collections.abc import Sequence
+
+from app.inference.wire_events import SamplingParams
+from benchmarks.protocol import Setup
+from models_registry.prompt import Detokenizer, Renderer
+from workers.generation.engine.engine import EngineOptions, TorchEngine
+from workers.generation.engine.request import EngineRequest, StepEvent
+
+
+class OurEngine:
+    label = "gptstore"
+
+    def __init__(self, setup: Setup) -> None:
+        self.version = importlib.metadata.version("gptstore")
+        renderer = Renderer.load(setup.base)
+        self.engine = TorchEngine(
+            setup.base,
+            detokenizer=lambda: Detokenizer(renderer),
+            eos_ids=renderer.eos_ids,
+            options=EngineOptions(),
+        )
+        self.adapters = [folder.name for folder in setup.adapters]
+        for folder in setup.adapters:
+            self.engine.load_adapter(folder.name, folder)
+
+    def generate(self, prompts: Sequence[list[int]], new: int) -> int:
+        return self.run(prompts, SamplingParams(max_tokens=new, temperature=0.0, ignore_eos=True))
+
+    def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> int:
+        made = 0
+
+        def count(event: StepEvent) -> None:
+            nonlocal made
+            made += len(event.ids)
+
+        handles = []
+        for number, prompt in enumerate(prompts):
+            adapter = self.adapters[number % len(self.adapters)] if self.adapters else None
+            handles.append(self.engine.submit(EngineRequest(tuple(prompt), params, adapter), count))
+        for handle in handles:
+            handle.wait()
+            if handle.error is not None:
+                raise handle.error
+        return made
+
+    def first_token(self, prompt: list[int], adapter: str | None = None) -> float:
+        """Milliseconds from submission to the first token."""
+        heard = threading.Event()
+        params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
+        started = time.perf_counter()
+        handle = self.engine.submit(EngineRequest(tuple(prompt), params, adapter), lambda _: heard.set())
+        heard.wait()
+        taken = (time.perf_counter() - started) * 1e3
+        handle.wait()
+        return taken
+
+    def close(self) -> None:
+        self.engine.close()

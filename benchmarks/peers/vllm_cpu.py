@@ -1,0 +1,42 @@
+"""vLLM on CPU in its own process; `option`: `compile` or `eager` (with adapters eager is the faster one)."""
+
+from collections.abc import Sequence
+
+import vllm
+from vllm import LLM, SamplingParams
+from vllm.lora.request import LoRARequest
+
+from benchmarks.protocol import Setup
+
+CACHE_BYTES = 2 * 1024**3
+LONGEST = 2048
+
+
+class VllmCpu:
+    def __init__(self, setup: Setup) -> None:
+        self.label, self.version = f"vLLM {setup.option}", vllm.__version__
+        count = len(setup.adapters)
+        self.adapters = [
+            LoRARequest(folder.name, number + 1, str(folder)) for number, folder in enumerate(setup.adapters)
+        ]
+        lora = {"enable_lora": True, "max_loras": count, "max_lora_rank": 8} if count else {}
+        self.engine = LLM(
+            model=str(setup.base),
+            dtype="bfloat16",
+            max_model_len=LONGEST,
+            max_num_seqs=setup.streams,
+            enforce_eager=setup.option == "eager",
+            enable_prefix_caching=False,
+            kv_cache_memory_bytes=CACHE_BYTES,
+            **lora,
+        )
+
+    def generate(self, prompts: Sequence[list[int]], new: int) -> int:
+        params = SamplingParams(temperature=0, max_tokens=new, min_tokens=new, ignore_eos=True, detokenize=False)
+        chosen = [self.adapters[i % len(self.adapters)] for i in range(len(prompts))] if self.adapters else None
+        asked = [{"prompt_token_ids": prompt} for prompt in prompts]
+        outputs = self.engine.generate(asked, params, use_tqdm=False, lora_request=chosen)
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
+
+    def close(self) -> None:
+        del self.engine
