@@ -1,6 +1,7 @@
 """The built-in engine in process, as a worker runs it."""
 
 import importlib.metadata
+import secrets
 import threading
 import time
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from workers.generation.engine.request import EngineRequest, StepEvent
 
 
 class OurEngine:
+    """Each call is another tenant's unless told otherwise, so that no prompt is found in the prefix cache."""
+
     label = "gptstore"
 
     def __init__(self, setup: Setup) -> None:
@@ -29,9 +32,10 @@ class OurEngine:
             self.engine.load_adapter(folder.name, folder)
 
     def generate(self, prompts: Sequence[list[int]], new: int) -> int:
-        return self.run(prompts, SamplingParams(max_tokens=new, temperature=0.0, ignore_eos=True))
+        params = SamplingParams(max_tokens=new, temperature=0.0, ignore_eos=True)
+        return self.run(prompts, params, secrets.token_hex(8))
 
-    def run(self, prompts: Sequence[list[int]], params: SamplingParams) -> int:
+    def run(self, prompts: Sequence[list[int]], params: SamplingParams, tenant: str) -> int:
         made = 0
 
         def count(event: StepEvent) -> None:
@@ -41,19 +45,20 @@ class OurEngine:
         handles = []
         for number, prompt in enumerate(prompts):
             adapter = self.adapters[number % len(self.adapters)] if self.adapters else None
-            handles.append(self.engine.submit(EngineRequest(tuple(prompt), params, adapter), count))
+            handles.append(self.engine.submit(EngineRequest(tuple(prompt), params, adapter, tenant), count))
         for handle in handles:
             handle.wait()
             if handle.error is not None:
                 raise handle.error
         return made
 
-    def first_token(self, prompt: list[int], adapter: str | None = None) -> float:
+    def first_token(self, prompt: list[int], adapter: str | None = None, tenant: str | None = None) -> float:
         """Milliseconds from submission to the first token."""
         heard = threading.Event()
         params = SamplingParams(max_tokens=1, temperature=0.0, ignore_eos=True)
         started = time.perf_counter()
-        handle = self.engine.submit(EngineRequest(tuple(prompt), params, adapter), lambda _: heard.set())
+        request = EngineRequest(tuple(prompt), params, adapter, tenant or secrets.token_hex(8))
+        handle = self.engine.submit(request, lambda _: heard.set())
         heard.wait()
         taken = (time.perf_counter() - started) * 1e3
         handle.wait()

@@ -48,7 +48,7 @@ def main() -> None:
 def measure_bare(setup: Setup, prompts: Prompts, seconds: float) -> None:
     ours = OurEngine(setup)
     params = SamplingParams(max_tokens=NEW_TOKENS, temperature=0.0)
-    found = rates(lambda: ours.run(prompts.mixed[: setup.streams], params), seconds)
+    found = rates(lambda: ours.run(prompts.mixed[: setup.streams], params, "one"), seconds)
     line(BARE, "store", found, streams=setup.streams, version=ours.version).say()
     waits = [ours.first_token(prompts.short[i % len(prompts.short)]) for i in range(IDLE_CALLS)]
     say_waits(BARE, waits)

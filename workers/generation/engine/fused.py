@@ -16,8 +16,16 @@ from workers.generation.engine.kv_pages import KernelPages, Shape
 NORMS = {"LlamaRMSNorm": 0, "MistralRMSNorm": 0, "Qwen2RMSNorm": 0, "Qwen3RMSNorm": 0, "Gemma3RMSNorm": 1}
 ATTENTIONS = {"LlamaAttention", "MistralAttention", "Qwen2Attention", "Qwen3Attention", "Gemma3Attention"}
 MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "Gemma3MLP"}
+# Layers that are no more than x + attention(norm(x)), then x + mlp(norm(x)).
+LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 GATES = {"silu": 0, "gelu_pytorch_tanh": 1}
 FEW_ROWS = 4
+
+
+def is_fused_layer(module: nn.Module) -> bool:
+    """Only once its parts are."""
+    parts = getattr(module, "self_attn", None), getattr(module, "mlp", None)
+    return type(module).__name__ in LAYERS and isinstance(parts[0], FusedAttention) and isinstance(parts[1], FusedMlp)
 
 
 def is_fused_attention(module: nn.Module) -> bool:
@@ -59,12 +67,11 @@ class FusedMlp(nn.Module):
     def forward(self, hidden: Tensor) -> Tensor:
         from workers.generation.engine.cpu.pointwise import GATE
 
-        both = self.gate_up(hidden)
+        both = self.gate_up.forward(hidden)
         rows, width = both.shape[1], both.shape[2] // 2
         out = both.new_empty(1, rows, width)
         GATE[cpu.KINDS[both.dtype]](both.data_ptr(), out.data_ptr(), rows, width, self.kind)
-        result: Tensor = self.down(out)
-        return result
+        return self.down.forward(out)
 
 
 class FusedAttention(nn.Module):
@@ -85,13 +92,31 @@ class FusedAttention(nn.Module):
         self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, step: PackedStep, **_: object
     ) -> tuple[Tensor, None]:
         rows = hidden_states.shape[1]
-        qkv = self.qkv(hidden_states).view(rows, -1, self.shape.head_dim)
+        qkv = self.qkv.forward(hidden_states).view(rows, -1, self.shape.head_dim)
         cos, sin = position_embeddings
         pages = step.layers[self.layer_idx]
         assert isinstance(pages, KernelPages)  # noqa: S101 (the model runner fuses only where kernels serve)
         positions = cos.contiguous(), sin.contiguous()
         pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form)
-        return self.output(attend(step, pages, qkv, self.shape)[None]), None
+        return self.output.forward(attend(step, pages, qkv, self.shape)[None]), None
+
+
+class FusedLayer(nn.Module):
+    """A decoder layer without the wrappers around its parts; residuals are added in place."""
+
+    def __init__(self, own: Any) -> None:
+        super().__init__()
+        self.before_attention, self.attention = own.input_layernorm, own.self_attn
+        self.before_mlp, self.mlp = own.post_attention_layernorm, own.mlp
+
+    def forward(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: PackedStep, **_: object
+    ) -> Tensor:
+        normed = self.before_attention.forward(hidden_states)
+        attended, _none = self.attention.forward(normed, position_embeddings, step=step)
+        hidden: Tensor = attended.add_(hidden_states)
+        result: Tensor = self.mlp.forward(self.before_mlp.forward(hidden)).add_(hidden)
+        return result
 
 
 def norm_weight(norm: nn.Module) -> Tensor:

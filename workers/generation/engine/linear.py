@@ -20,6 +20,7 @@ class Product:
         self._weight = pack(weight) if packs else weight
         self._packed = packs
         self._panel_stride = panel_stride(self._weight, weight) if packs and cpu.AVAILABLE else 0
+        self._address = torch.ops.mkldnn.data_ptr(self._weight) if self._panel_stride else 0
 
     def __call__(self, x: Tensor) -> Tensor:
         if not self._packed:
@@ -33,8 +34,7 @@ class Product:
         from workers.generation.engine.cpu.project import ONE_ROW
 
         result = x.new_empty(1, 1, self.out_features)
-        address = torch.ops.mkldnn.data_ptr(self._weight)
-        ONE_ROW(x.data_ptr(), address, result.data_ptr(), self.in_features, self.out_features, self._panel_stride)
+        ONE_ROW(x.data_ptr(), self._address, result.data_ptr(), self.in_features, self.out_features, self._panel_stride)
         return result if self._bias is None else result.add_(self._bias)
 
 

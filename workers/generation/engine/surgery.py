@@ -37,6 +37,9 @@ class Surgeon:
         if self.kernels:
             for name, module in list(self.model.named_modules()):
                 self._fuse(name, module)
+            for name, module in list(self.model.named_modules()):
+                if fused.is_fused_layer(module):
+                    self._replace(name, fused.FusedLayer(module))
         head = self.model.get_output_embeddings()
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.Linear | Conv1D) and module is not head:

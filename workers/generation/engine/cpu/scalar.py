@@ -1,5 +1,6 @@
 """The few things that numba lacks: bf16 numbers, typed memory behind an address, an atomic counter, a fast exp."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -174,6 +175,7 @@ def _typed(like: Any, address: Any) -> Any:
     return fp32
 
 
+@lru_cache
 def bits(value: float) -> int:
     """An fp32 as the integer that `number` reads."""
     return int(np.float32(value).view(np.uint32))
