@@ -14,9 +14,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from argon2 import PasswordHasher
+from argon2.profiles import CHEAPEST
 from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
+from app.accounts import passwords
 from app.local.services import start_postgres, start_valkey
 from tests.running_store import person, store
 
@@ -62,6 +65,8 @@ def services() -> Iterator[Services]:
         "HF_HUB_OFFLINE": "1",
     }
     os.environ.update(environment)
+    # Each test makes accounts of its own: with the shipped cost of a hash that was half of the suite's time.
+    passwords.hasher = PasswordHasher.from_parameters(CHEAPEST)
     try:
         command.upgrade(Config(ROOT / "alembic.ini"), "head")
         yield Services(data, environment)

@@ -1,5 +1,7 @@
 """Joining, keys, sessions: by the doors a client uses."""
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 from httpx2 import Response
@@ -79,3 +81,10 @@ def test_every_refusal_wears_the_same_envelope(client: TestClient) -> None:
         assert (answer.status_code, error["code"]) == (status, code), answer.text
         assert set(error) == {"message", "type", "param", "code"}
         assert answer.headers["x-request-id"]
+
+
+def test_a_stores_passwords_cost_what_rfc_9106_recommends() -> None:
+    """In a process of its own: this one hashes cheaply (conftest)."""
+    code = "from app.accounts.passwords import hash_password; print(hash_password('long enough'))"
+    hashed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert hashed.startswith("$argon2id$v=19$m=65536,t=3,p=4$")

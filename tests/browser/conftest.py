@@ -11,9 +11,12 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 PATIENCE_MS = 60_000
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def chromium() -> Iterator[Browser]:
-    """Skips where there is none; under CI=true that is a failure."""
+    """Skips where there is none; under CI=true that is a failure.
+
+    It ends with this folder's tests: Playwright's event loop runs in the main thread until then.
+    """
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         told = f"no browser found ({', '.join(NAMES)}); on Debian: apt-get install chromium"

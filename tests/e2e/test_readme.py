@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ def test_the_python_snippets_run(store: Store, seller: Person, tmp_path: Path) -
     assert "Created fine-tuning job" in run([sys.executable, "-W", "ignore", "-c", training], tmp_path)
 
 
-def test_the_shell_snippets_run(store: Store, seller: Person, tmp_path: Path) -> None:
+def test_the_shell_snippets_run(store: Store, person: Callable[[str], Person], tmp_path: Path) -> None:
+    seller = person("reader")
     (tmp_path / "train.jsonl").write_bytes(tech_support(16).training)
     make, sign_up, commands = (on_this_store(each, store, seller.key) for each in snippets("bash"))
     assert make == "make run\n"

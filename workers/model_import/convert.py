@@ -76,14 +76,17 @@ def from_gguf(path: Path, folder: Path, license: str) -> BaseFacts:
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     where = {"pretrained_model_name_or_path": path.parent, "gguf_file": path.name, "local_files_only": True}
-    check_architecture(AutoConfig.from_pretrained(**where).to_dict())
-    loaded = AutoModelForCausalLM.from_pretrained(**where, dtype=torch.bfloat16)
+    config = AutoConfig.from_pretrained(**where)
+    check_architecture(config.to_dict())
+    loaded = AutoModelForCausalLM.from_pretrained(**where, config=config, dtype=torch.bfloat16)
     config = loaded.config
-    # save_pretrained refuses a model that remembers being quantised, so its weights move into a fresh one.
+    # save_pretrained refuses a model that remembers being quantised, so its weights move into a fresh, empty one.
     if hasattr(config, "quantization_config"):
         del config.quantization_config
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    model.load_state_dict(loaded.state_dict())
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.load_state_dict(loaded.state_dict(), assign=True)
+    model.tie_weights()
     AutoTokenizer.from_pretrained(**where).save_pretrained(folder)
     return save(model, folder, license)
 
