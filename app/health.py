@@ -2,16 +2,18 @@
 
 import json
 from collections import Counter
+from typing import Any
 
 import redis
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from app.database import engine
+from app.metrics import exposition
 from app.settings import get_settings
 
 router = APIRouter(tags=["operations"])
@@ -34,7 +36,8 @@ def readyz() -> Response:
 
 @router.get("/metrics")
 def metrics() -> Response:
-    return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+    """Of this process, and what the living workers say of themselves."""
+    return Response(exposition(signs_of_life() or []), media_type=CONTENT_TYPE_LATEST)
 
 
 def postgres_answers() -> bool:
@@ -47,12 +50,18 @@ def postgres_answers() -> bool:
 
 
 def living_workers() -> tuple[bool, list[dict[str, object]]]:
-    """Does Valkey answer, and how many workers of each kind and base have a fresh sign of life there."""
+    """Does Valkey answer, and how many workers of each kind and base live."""
+    signs = signs_of_life()
+    counts = Counter((sign["kind"], sign["base"]) for sign in signs or [])
+    workers = [{"kind": kind, "base": base, "count": count} for (kind, base), count in sorted(counts.items())]
+    return signs is not None, workers
+
+
+def signs_of_life() -> list[dict[str, Any]] | None:
+    """What each living worker last said in Valkey (workers/liveness.py); None when Valkey does not answer."""
     try:
         with redis.Redis.from_url(get_settings().redis_url, socket_timeout=1, socket_connect_timeout=1) as valkey:
             keys = list(valkey.scan_iter("worker:*", count=100))
-            values = [json.loads(value) for value in (valkey.mget(keys) if keys else []) if value]
+            return [json.loads(value) for value in (valkey.mget(keys) if keys else []) if value]
     except redis.RedisError:
-        return False, []
-    counts = Counter((value["kind"], value["base"]) for value in values)
-    return True, [{"kind": kind, "base": base, "count": count} for (kind, base), count in sorted(counts.items())]
+        return None

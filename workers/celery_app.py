@@ -13,7 +13,7 @@ from celery.platforms import SecurityWarning
 
 from app.logs import configure_logs
 from app.tasks import configure_broker
-from workers.liveness import Liveness
+from workers.liveness import Figures, Liveness
 
 log = structlog.get_logger(__name__)
 
@@ -36,9 +36,12 @@ def make_worker(queues: Sequence[str], concurrency: int = 4) -> Celery:
     return app
 
 
-def run_worker(app: Celery, kind: str, base: str = "") -> None:
-    """Consume until SIGTERM. Prints `ready` once consuming; keeps this worker's liveness key meanwhile."""
-    liveness = Liveness(kind, base)
+def run_worker(app: Celery, kind: str, base: str = "", figures: Figures = lambda: {}) -> None:
+    """Consume until SIGTERM. Prints `ready` once consuming; keeps this worker's liveness key meanwhile.
+
+    `figures`: what `/metrics` shows of this worker.
+    """
+    liveness = Liveness(kind, base, figures)
     # A container's only user is often root; the pool starts no shell and opens no pickle.
     warnings.simplefilter("ignore", SecurityWarning)
     configure_logs()

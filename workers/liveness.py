@@ -1,12 +1,13 @@
 """A worker's sign of life: a key in Valkey that fades within seconds of the worker's death.
 
-`worker:{kind}:{id}` → JSON {kind, base, pid}; readiness reports count these keys.
+`worker:{kind}:{id}` → JSON {kind, base, pid, figures}: readiness counts these keys, `/metrics` shows the figures.
 """
 
 import json
 import os
 import secrets
 import threading
+from collections.abc import Callable, Mapping
 
 import redis
 import structlog
@@ -17,14 +18,16 @@ log = structlog.get_logger(__name__)
 
 LIFETIME = 5
 PERIOD = 1.5
+Figures = Callable[[], Mapping[str, float]]
 
 
 class Liveness:
     """Refreshes the key from a thread of its own until stopped; losing Valkey is only a pause."""
 
-    def __init__(self, kind: str, base: str = "") -> None:
+    def __init__(self, kind: str, base: str = "", figures: Figures = lambda: {}) -> None:
         self.key = f"worker:{kind}:{secrets.token_hex(6)}"
-        self.value = json.dumps({"kind": kind, "base": base, "pid": os.getpid()})
+        self._who = {"kind": kind, "base": base, "pid": os.getpid()}
+        self._figures = figures
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
         self._valkey = redis.Redis.from_url(get_settings().redis_url, socket_timeout=2)
@@ -45,7 +48,7 @@ class Liveness:
     def _run(self) -> None:
         while not self._stopped.is_set():
             try:
-                self._valkey.set(self.key, self.value, ex=LIFETIME)
+                self._valkey.set(self.key, json.dumps(self._who | {"figures": self._figures()}), ex=LIFETIME)
             except redis.RedisError as error:
                 log.warning("liveness_not_reported", error=str(error))
             self._stopped.wait(PERIOD)

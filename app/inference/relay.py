@@ -31,7 +31,7 @@ from app.inference.wire_events import (
     WireError,
     token_stream,
 )
-from app.metrics import FIRST_TOKEN_SECONDS, GENERATIONS, TOKENS
+from app.metrics import FIRST_TOKEN_SECONDS, GENERATIONS, INTER_TOKEN_SECONDS, TOKENS
 from app.settings import get_settings
 from app.tasks import generation_queue
 
@@ -64,6 +64,7 @@ class Subscription:
         self.heard_at = time.monotonic()
         self.accepted = False
         self.produced = 0
+        self.token_at = 0.0
         self.outcome: str | None = None
 
     def hear(self, event: TokenEvent) -> None:
@@ -78,6 +79,15 @@ class Subscription:
     @property
     def ended(self) -> bool:
         return self.outcome is not None
+
+    def time_token(self) -> None:
+        """For the metrics: how long the first token, or the next one, was waited for."""
+        now = time.monotonic()
+        if self.produced:
+            INTER_TOKEN_SECONDS.observe(now - self.token_at)
+        else:
+            FIRST_TOKEN_SECONDS.observe(now - self.opened_at)
+        self.token_at = now
 
     @property
     def silence(self) -> float:
@@ -143,8 +153,8 @@ class Relay:
             if event.error is not None:
                 subscription.outcome = event.error.code
                 raise refusal(event.error)
-            if event.ids and not subscription.produced:
-                FIRST_TOKEN_SECONDS.observe(time.monotonic() - subscription.opened_at)
+            if event.ids:
+                subscription.time_token()
             TOKENS.inc(len(event.ids))
             subscription.produced += len(event.ids)
             subscription.outcome = None if event.done is None else "finished"

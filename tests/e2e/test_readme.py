@@ -60,6 +60,9 @@ def test_the_store_tells_what_prometheus_wants(store: Store, buyer: Person) -> N
     text = httpx.get(f"{store.url}/metrics").text
     for series in ("gptstore_tokens_relayed_total", 'gptstore_generations_total{outcome="finished"}'):
         assert re.search(rf"^{re.escape(series)} [1-9]", text, re.MULTILINE), text
+    assert re.search(
+        r'^gptstore_worker_produced_tokens\{base="smollm2.*,kind="generation".*\} [0-9]', text, re.MULTILINE
+    )
     assert 'gptstore_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}' in text
     ready = httpx.get(f"{store.url}/readyz").json()
     assert {worker["kind"] for worker in ready["workers"]} == {"generation", "fine-tuning"}

@@ -5,6 +5,7 @@ Until the base is in the registry it only watches Postgres: nothing heavy is imp
 
 import os
 import time
+from dataclasses import asdict
 from functools import lru_cache
 
 import structlog
@@ -74,7 +75,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
         base_digest=digest,
         text_of=lru_cache(REMEMBERED_TEXTS)(lambda token: renderer.decode([token])),
     )
-    pulse = Pulse(calls)
+    pulse = Pulse(calls, engine.stats)
     app = make_worker([generation_queue(base_id)], settings.generation.concurrency)
 
     @app.task(name=TaskName.GENERATE.value)
@@ -86,7 +87,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
         check_version(engine, store, renderer, version_id)
 
     try:
-        run_worker(app, "generation", base_id)
+        run_worker(app, "generation", base_id, lambda: asdict(engine.stats()))
     finally:
         pulse.close()
         engine.close()

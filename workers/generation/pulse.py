@@ -14,6 +14,7 @@ from app.database import transaction
 from app.inference.wire_events import ALIVE_FIELD, CANCELLATIONS, STREAM_MAXLEN, StreamEntries, token_stream
 from app.settings import get_settings
 from workers.generation.calls import OpenCalls
+from workers.generation.engine.protocol import EngineStats
 from workers.generation.token_stream import connect
 
 log = structlog.get_logger(__name__)
@@ -22,13 +23,14 @@ ALIVE_PERIOD = 1.0
 LEASE_PERIOD = 5.0
 LONG_CALL = 10.0
 CANCEL_BLOCK_MS = 500
+LOG_PERIOD = 30.0
 
 
 class Pulse:
-    """Three daemon threads; losing Valkey or Postgres for a while only makes them try again."""
+    """Daemon threads; losing Valkey or Postgres for a while only makes them try again."""
 
-    def __init__(self, calls: OpenCalls) -> None:
-        self._calls = calls
+    def __init__(self, calls: OpenCalls, stats: Callable[[], EngineStats]) -> None:
+        self._calls, self._stats, self._logged = calls, stats, stats()
         self._stopped = threading.Event()
         self._lease = get_settings().generation.lease
         self._valkey = connect(get_settings().redis_url)
@@ -37,6 +39,7 @@ class Pulse:
             (self.report_alive, ALIVE_PERIOD),
             (self.renew_leases, LEASE_PERIOD),
             (self.hear_cancellations, 0.0),
+            (self.log_figures, LOG_PERIOD),
         ]
         self._threads = [
             threading.Thread(target=self._beat, args=beat, name=beat[0].__name__, daemon=True) for beat in beats
@@ -55,6 +58,24 @@ class Pulse:
         if ids := self._calls.older_than(LONG_CALL):
             with transaction() as tx:
                 metering.renew_leases(tx, ids, self._lease)
+
+    def log_figures(self) -> None:
+        """What the engine did since the last time; an idle one says nothing."""
+        before, now = self._logged, self._stats()
+        self._logged = now
+        if (steps := now.steps - before.steps) == 0:
+            return
+        log.info(
+            "engine",
+            tokens_per_second=round((now.produced_tokens - before.produced_tokens) / LOG_PERIOD, 1),
+            batch_size=round((now.produced_tokens - before.produced_tokens) / steps, 1),
+            busy=round((now.busy_seconds - before.busy_seconds) / LOG_PERIOD, 2),
+            running=now.running,
+            waiting=now.waiting,
+            cache_use=round(now.blocks_used / now.blocks_total, 2),
+            adapters=now.adapters,
+            preemptions=now.preemptions - before.preemptions,
+        )
 
     def hear_cancellations(self) -> None:
         heard = self._valkey.xread({CANCELLATIONS: self._last_cancel}, block=CANCEL_BLOCK_MS)

@@ -73,7 +73,8 @@ class Scheduler:
 
     @property
     def waiting_count(self) -> int:
-        return sum(len(queue) for queue in self.waiting.values())
+        """Safe to ask from another thread."""
+        return sum(len(queue) for queue in list(self.waiting.values()))
 
     def add(self, sequence: Sequence) -> None:
         self.waiting.setdefault(sequence.request.tenant, deque()).append(sequence)
