@@ -81,6 +81,19 @@ class Store:
         children: list[psutil.Process] = psutil.Process(self.process.pid).children()
         return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
 
+    def processes(self) -> list[psutil.Process]:
+        """All that it started, and what those started."""
+        found: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
+        return found
+
+    def end(self, how: signal.Signals) -> int:
+        """Its exit code, once it has ended and left no process behind."""
+        parts = self.processes()
+        self.process.send_signal(how)
+        code = self.process.wait(60)
+        assert not psutil.wait_procs(parts, timeout=10)[1], f"{how.name} left an orphan"
+        return code
+
     def verify_ledger(self) -> str:
         """As an operator does, in another terminal."""
         command = [sys.executable, "-m", "app.cli.main", "ledger", "--data", str(self.data), "verify"]
@@ -131,10 +144,11 @@ def store() -> Iterator[Store]:
         running.wait_for(lambda line: line.startswith("ready http"))
         yield running
     finally:
-        running.process.send_signal(signal.SIGTERM)
-        code = running.process.wait(60)
-        running.close()
-        shutil.rmtree(data, ignore_errors=True)
+        try:
+            code = running.end(signal.SIGINT)
+        finally:
+            running.close()
+            shutil.rmtree(data, ignore_errors=True)
     assert code == 0, "\n".join(running.lines[-30:])
 
 

@@ -47,7 +47,7 @@ def wait_for_step(seller: Person, job_id: str, seconds: float = 120) -> None:
 
 
 def test_a_job_trains_reports_and_makes_a_callable_model(seller: Person) -> None:
-    training, held_out = upload(seller, 48), tech_support(1).held_out
+    training, held_out = upload(seller, 32), tech_support(1).held_out
     validation = seller.openai.files.create(file=("held_out.jsonl", held_out), purpose="fine-tune").id
     job = start(seller, training, validation_file=validation, suffix="e2e")
     assert job.status in ("validating_files", "queued", "running")
@@ -57,7 +57,7 @@ def test_a_job_trains_reports_and_makes_a_callable_model(seller: Person) -> None
     assert done.fine_tuned_model.startswith(f"ft:{BASE}:{seller.handle}:e2e:")
     events = seller.openai.fine_tuning.jobs.list_events(job.id, limit=100).data
     losses = [cast(dict[str, Any], event.data)["train_loss"] for event in reversed(events) if event.type == "metrics"]
-    assert len(losses) == 12
+    assert len(losses) == 8
     assert losses[-1] < losses[0]
     checkpoint = seller.openai.fine_tuning.jobs.checkpoints.list(job.id).data[0]
     assert checkpoint.metrics.full_valid_loss is not None
@@ -82,7 +82,7 @@ def test_a_cancelled_job_stops_and_cannot_be_cancelled_again(seller: Person) -> 
 
 def test_killing_the_fine_tuning_worker_midway_only_delays_the_job(store: Store, seller: Person) -> None:
     printed = len(store.lines)
-    job = start(seller, upload(seller, 64))
+    job = start(seller, upload(seller, 32))
     wait_for_step(seller, job.id)
     store.part("workers.fine_tuning.main").kill()
     store.wait_for(lambda line: "ready fine-tuning" in line, after=printed)

@@ -37,7 +37,7 @@ def run(command: list[str], folder: Path) -> str:
 
 
 def test_the_python_snippets_run(store: Store, seller: Person, tmp_path: Path) -> None:
-    (tmp_path / "train.jsonl").write_bytes(tech_support(16).training)
+    (tmp_path / "train.jsonl").write_bytes(tech_support(8).training)
     calling, training = (on_this_store(each, store, seller.key) for each in snippets("python"))
     assert "Paris" in run([sys.executable, "-c", calling], tmp_path)
     assert "Created fine-tuning job" in run([sys.executable, "-W", "ignore", "-c", training], tmp_path)
@@ -45,7 +45,7 @@ def test_the_python_snippets_run(store: Store, seller: Person, tmp_path: Path) -
 
 def test_the_shell_snippets_run(store: Store, person: Callable[[str], Person], tmp_path: Path) -> None:
     seller = person("reader")
-    (tmp_path / "train.jsonl").write_bytes(tech_support(16).training)
+    (tmp_path / "train.jsonl").write_bytes(tech_support(8).training)
     make, sign_up, commands = (on_this_store(each, store, seller.key) for each in snippets("bash"))
     assert make == "make run\n"
     assert "gpts_" in run(["bash", "-ec", sign_up], tmp_path)
