@@ -1,5 +1,7 @@
 """Multipart bodies, spooled to disk part by part; a route knows its caller before it reads one."""
 
+from typing import Any
+
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -7,6 +9,10 @@ from starlette.requests import Request
 from app.errors import InsufficientStorage, InvalidValue, MissingParameter, UnknownParameter, UnsupportedMediaType
 
 MAX_TEXT_BYTES = 4096
+
+JsonSchema = dict[str, str]
+FILE: JsonSchema = {"type": "string", "format": "binary"}
+TEXT: JsonSchema = {"type": "string"}
 
 
 async def read_form(request: Request, files: frozenset[str], texts: frozenset[str]) -> FormData:
@@ -53,3 +59,9 @@ def needed_text(form: FormData, name: str) -> str:
     if value is None:
         raise MissingParameter(f"Missing required parameter: '{name}'.", param=name)
     return value
+
+
+def multipart_body(needed: dict[str, JsonSchema], optional: dict[str, JsonSchema]) -> dict[str, Any]:
+    """What OpenAPI says of a route that reads its form by itself."""
+    schema = {"type": "object", "required": list(needed), "properties": needed | optional}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}

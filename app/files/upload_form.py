@@ -7,31 +7,16 @@ from starlette.datastructures import FormData
 
 from app.errors import RequestTooLarge
 from app.files.rules import check_filename, check_lifetime, check_purpose
-from app.forms import file_field, needed_text, text_field
+from app.forms import FILE, TEXT, file_field, multipart_body, needed_text, text_field
 from app.settings import get_settings
 
 FILES = frozenset({"file"})
 TEXTS = frozenset({"purpose", "expires_after[anchor]", "expires_after[seconds]"})
 
-OPENAPI_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["file", "purpose"],
-                    "properties": {
-                        "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string"},
-                        "expires_after[anchor]": {"type": "string"},
-                        "expires_after[seconds]": {"type": "integer"},
-                    },
-                }
-            }
-        },
-    }
-}
+OPENAPI_BODY = multipart_body(
+    needed={"file": FILE, "purpose": TEXT},
+    optional={"expires_after[anchor]": TEXT, "expires_after[seconds]": {"type": "integer"}},
+)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from app.database import transaction
 from app.dependencies import uploader
 from app.errors import InvalidFilename, UnsafeFormat
 from app.files.upload import check_disk
-from app.forms import file_field, needed_text, read_form, text_field
+from app.forms import FILE, TEXT, file_field, multipart_body, needed_text, read_form, text_field
 from app.variants.artifacts import upload_adapter
 from app.variants.rules import check_suffix
 from app.variants.tables import Variant
@@ -21,25 +21,10 @@ from models_registry.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
 router = APIRouter(prefix="/v1", tags=["models"])
 
 FILES, TEXTS = frozenset({WEIGHTS, CONFIG}), frozenset({"base_model", "suffix"})
-OPENAPI_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": [WEIGHTS, CONFIG, "base_model"],
-                    "properties": {
-                        WEIGHTS: {"type": "string", "format": "binary"},
-                        CONFIG: {"type": "string", "format": "binary"},
-                        "base_model": {"type": "string"},
-                        "suffix": {"type": "string"},
-                    },
-                }
-            }
-        },
-    }
-}
+OPENAPI_BODY = multipart_body(
+    needed={WEIGHTS: FILE, CONFIG: FILE, "base_model": TEXT},
+    optional={"suffix": TEXT},
+)
 # Endings that only a pickle has: named here so that the refusal says the true reason.
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
