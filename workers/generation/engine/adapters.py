@@ -131,6 +131,7 @@ class AdapterFormat:
 
     def read(self, folder: Path) -> Adapter:
         """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
+        torch.set_num_threads(1)  # of the calling thread; the engine's has its own (see TorchEngine._load)
         config = json.loads((folder / "adapter_config.json").read_text())
         factors = {}
         table = torch.zeros(self._shape, dtype=torch.int64)
