@@ -46,18 +46,18 @@ class ModelRunner:
         """`kernels` False: torch operations only, as on a device that the compiled kernels do not serve."""
         self.device, self.bank = choose_device(device), bank
         self.dtype = choose_dtype(dtype, self.device)
-        self.kernels = kernels and cpu.serves(self.device, self.dtype)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             folder, dtype=self.dtype, attn_implementation=attention.NAME, local_files_only=True
         )
         self.model = model.to(self.device).eval()
-        self._step = StepAdapters()
-        linears = Surgeon(self.model, self._step, self.kernels).operate()
-        self._format = AdapterFormat(linears, self.dtype, self.device)
         config = self.model.config
         heads = config.num_attention_heads
         kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
-        head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
+        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self.kernels = kernels and cpu.serves(self.device, self.dtype, head_dim)
+        self._step = StepAdapters()
+        linears = Surgeon(self.model, self._step, self.kernels).operate()
+        self._format = AdapterFormat(linears, self.dtype, self.device)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self._pages = [

@@ -13,8 +13,9 @@ AVAILABLE = importlib.util.find_spec("numba") is not None
 KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-def serves(device: torch.device, dtype: torch.dtype) -> bool:
-    return AVAILABLE and device.type == "cpu" and dtype in KINDS
+def serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
+    """The attention kernel takes four numbers of a head at a time."""
+    return AVAILABLE and device.type == "cpu" and dtype in KINDS and head_dim % 4 == 0
 
 
 def words_at(address: int, count: int) -> Tensor:
