@@ -21,7 +21,7 @@ WEIGHTS = "adapter_model.safetensors"
 CONFIG = "adapter_config.json"
 MAX_CONFIG_BYTES = 64 * 1024
 MAX_RANK = 64
-FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])(?:\.default)?\.weight")
+FACTOR = re.compile(r"base_model\.model\.(.+)\.lora_([AB])\.weight")
 REFUSED_FIELDS = (
     "use_dora",
     "modules_to_save",

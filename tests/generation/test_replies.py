@@ -164,3 +164,35 @@ def test_a_closed_engine_ends_what_is_open_and_takes_nothing_new(llama: Path) ->
     assert isinstance(answer.handle.error, EngineClosed)
     with pytest.raises(EngineClosed):
         engine.submit(EngineRequest((1,), SamplingParams(max_tokens=1)), lambda _: None)
+
+
+def test_a_listener_that_breaks_ends_its_own_request_only(engine: TorchEngine) -> None:
+    def breaks(_: StepEvent) -> None:
+        raise LookupError("nobody is there")
+
+    neighbour = ask(engine, IDS, "a1", max_tokens=12)
+    broken = engine.submit(EngineRequest(tuple(IDS), SamplingParams(max_tokens=12, temperature=0), "a2"), breaks)
+    assert broken.wait(30)
+    assert isinstance(broken.error, LookupError)
+    assert len(neighbour.wait().ids()) == 12
+    assert engine.bank.get("a2").users == 0
+
+
+def test_a_step_that_fails_ends_every_open_request_and_the_next_one_works(llama: Path) -> None:
+    engine = start_engine(llama)
+    forward = engine.model_runner.forward
+
+    def fails(batch: object) -> None:
+        raise RuntimeError("out of memory")
+
+    engine.model_runner.forward = fails  # type: ignore[assignment, method-assign]
+    first = ask(engine, IDS, "a1")
+    engine.cancel(first.handle)
+    second = ask(engine, IDS, "a2")
+    assert first.handle.wait(30)
+    assert second.handle.wait(30)
+    assert isinstance(second.handle.error, RuntimeError)
+    assert [engine.bank.get(name).users for name in ("a1", "a2")] == [0, 0]
+    engine.model_runner.forward = forward  # type: ignore[method-assign]
+    assert len(ask(engine, IDS).wait().ids()) == 24
+    engine.close()

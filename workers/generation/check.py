@@ -17,7 +17,7 @@ from app.variants.tables import Variant
 from models_registry.errors import RegistryError
 from models_registry.prompt import Message, Renderer
 from models_registry.store import ArtifactStore
-from workers.generation.engine.protocol import Engine
+from workers.generation.engine.protocol import AdapterNotLoaded, Engine
 from workers.generation.engine.request import EngineRequest, StepEvent, TokenLogprob
 
 log = structlog.get_logger(__name__)
@@ -40,7 +40,7 @@ def check_version(engine: Engine, store: ArtifactStore, renderer: Renderer, vers
     try:
         engine.load_adapter(digest, store.folder(digest))
         reasons = defects(engine, renderer, digest, [turns(question, system) for question in questions])
-    except (RegistryError, ValueError) as error:
+    except (RegistryError, ValueError, AdapterNotLoaded) as error:
         reasons = [f"the adapter cannot be loaded: {error}"]
     with transaction() as tx:
         finish_check(tx, version_id, reasons)

@@ -136,14 +136,21 @@ class AdapterFormat:
         factors = {}
         table = torch.zeros(self._shape, dtype=torch.int64)
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
-            names = sorted(key for key in weights.keys() if key.endswith(".lora_A.weight"))  # noqa: SIM118
+            keys = set(weights.keys())
+            names = sorted(key for key in keys if key.endswith(".lora_A.weight"))
+            if keys != {*names, *(key.replace(".lora_A.", ".lora_B.") for key in names)}:
+                raise ValueError("the adapter holds tensors that are no pairs of LoRA factors")
             for key in names:
                 name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
                 a, b = weights.get_tensor(key), weights.get_tensor(key.replace(".lora_A.", ".lora_B."))
                 place = self._places.get(name)
-                if place is None or (place[2].width, self._widths[name]) != (b.shape[0], a.shape[1]):
+                # The kernel reads by bare addresses: nothing may be taken on trust here.
+                fits = (
+                    place is not None and a.shape[1:] == (self._widths[name],) and b.shape == (place[2].width, len(a))
+                )
+                if place is None or not fits:
                     raise ValueError(f"the adapter's {name} does not fit the base")
-                up = b.t().float() * _scale(config, name, a.shape[0])
+                up = b.t().float() * _scale(config, a.shape[0])
                 pair = self._own(a), self._own(up)
                 factors[name] = pair
                 linear, at, part = place
@@ -156,10 +163,6 @@ class AdapterFormat:
         return factor.to(device=self._device, dtype=self._dtype, copy=True).contiguous()
 
 
-def _scale(config: dict[str, object], name: str, rank: int) -> float:
-    """alpha / rank, or alpha / √rank for rank-stabilised LoRA (arXiv 2312.03732)."""
-    alpha = config.get("lora_alpha", 8)
-    for pattern, value in (config.get("alpha_pattern") or {}).items():  # type: ignore[attr-defined]
-        if name == pattern or name.endswith("." + pattern):
-            alpha = value
-    return float(str(alpha)) / (rank**0.5 if config.get("use_rslora") else rank)
+def _scale(config: dict[str, object], rank: int) -> float:
+    """alpha / rank, or alpha / √rank for rank-stabilised LoRA (arXiv 2312.03732). The registry refuses patterns."""
+    return float(str(config.get("lora_alpha", 8))) / (rank**0.5 if config.get("use_rslora") else rank)

@@ -105,11 +105,15 @@ def paged_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
+    s_aux: Tensor | None = None,
     *,
     step: PackedStep,
     **_: object,
 ) -> tuple[Tensor, None]:
     """For models whose own code rotates: tensors are `[1, heads, rows, head_dim]`; returns `[1, rows, heads, dim]`."""
+    if softcap is not None or s_aux is not None:
+        raise NotImplementedError("soft-capped scores and attention sinks are not supported")
     layer_index = module.layer_idx
     assert isinstance(layer_index, int)  # noqa: S101 (nn.Module attributes are untyped)
     head_dim = query.shape[-1]

@@ -18,7 +18,7 @@ from workers.generation.engine.model_runner import ModelRunner
 from workers.generation.engine.prompt_logprobs import score_prompts
 from workers.generation.engine.protocol import EngineClosed, EngineStats, OnEvent, RequestTooLong
 from workers.generation.engine.reply_text import Detokenizer
-from workers.generation.engine.request import EngineRequest, Handle, Sequence
+from workers.generation.engine.request import EngineRequest, Handle, Sequence, StepEvent
 from workers.generation.engine.sampler import Sampler
 from workers.generation.engine.scheduler import Batch, Scheduler
 
@@ -61,7 +61,8 @@ class TorchEngine:
         self._grammars = grammars
         self._new_detokenizer, self._eos_ids = detokenizer, eos_ids
         self._after_step = after_step
-        self._inbox: deque[Handle] = deque()
+        self._inbox: deque[Sequence] = deque()
+        self._open: set[Handle] = set()  # from `submit` to the end; guarded by `_wake`
         self._wake = threading.Condition()
         self._closed = False
         self._steps = self._prompt_tokens = self._produced_tokens = 0
@@ -86,13 +87,22 @@ class TorchEngine:
         self._steps += 1
         for handle, event in batch.news:
             self._produced_tokens += len(event.ids)
-            handle.on_event(event)
+            self._tell(handle, event)
         self._after_step()
         for handle, event in batch.news:
             if event.finish is not None:
                 handle.finish_one()
                 if handle.open_sequences == 0:
                     self._release(handle)
+
+    def _tell(self, handle: Handle, event: StepEvent) -> None:
+        """A listener that breaks ends its own request only."""
+        try:
+            handle.on_event(event)
+        except Exception as error:
+            log.exception("listener_failed")
+            handle.error = handle.error or error
+            self.cancel(handle)
 
     def submit(self, request: EngineRequest, on_event: OnEvent) -> Handle:
         """Raises AdapterNotLoaded, RequestTooLong, InvalidGrammar, EngineClosed. A grammar is compiled here."""
@@ -103,12 +113,18 @@ class TorchEngine:
         if whole > self.scheduler.cache.capacity:
             raise RequestTooLong(f"{whole} tokens do not fit the KV cache")
         handle = Handle(request, on_event, self._compile(request.params.grammar))
-        if request.adapter is not None:
-            self.bank.acquire(request.adapter)
+        context = self.model_runner.context_length
+        sequences = [
+            Sequence(handle, index, self._new_detokenizer(), self._eos_ids, context)
+            for index in range(request.params.n)
+        ]
         with self._wake:
             if self._closed:
                 raise EngineClosed("the engine is closed")
-            self._inbox.append(handle)
+            if request.adapter is not None:
+                self.bank.acquire(request.adapter)
+            self._open.add(handle)
+            self._inbox += sequences
             self._wake.notify()
         return handle
 
@@ -173,15 +189,21 @@ class TorchEngine:
             loaded.set_exception(error)
             return
         loaded.set_result(None)
-        while self._receive():
-            begun = time.perf_counter()
-            try:
-                self.step()
-            except Exception as error:
-                log.exception("engine_step_failed")
-                self._fail_open(error)
-            self._busy += time.perf_counter() - begun
-        self._fail_open(EngineClosed("the engine is closed"))
+        try:
+            while self._receive():
+                self._step_or_fail()
+        finally:
+            self._closed = True
+            self._fail_open(EngineClosed("the engine is closed"))
+
+    def _step_or_fail(self) -> None:
+        begun = time.perf_counter()
+        try:
+            self.step()
+        except Exception as error:
+            log.exception("engine_step_failed")
+            self._fail_open(error)
+        self._busy += time.perf_counter() - begun
 
     def _receive(self) -> bool:
         """Wait for work and take new requests in; False once closed."""
@@ -190,18 +212,23 @@ class TorchEngine:
                 self._wake.wait()
             arrived = list(self._inbox)
             self._inbox.clear()
-        context = self.model_runner.context_length
-        for handle in arrived:
-            self._prompt_tokens += len(handle.request.token_ids)
-            for index in range(handle.request.params.n):
-                self.scheduler.add(Sequence(handle, index, self._new_detokenizer(), self._eos_ids, context))
+        for sequence in arrived:
+            self._prompt_tokens += sequence.prompt_length if sequence.index == 0 else 0
+            self.scheduler.add(sequence)
         return not self._closed
 
     def _fail_open(self, error: Exception) -> None:
-        for handle in dict.fromkeys(sequence.handle for sequence in self.scheduler.clear()):
+        """Every request that was given to the engine and has not ended, wherever it stands."""
+        self.scheduler.clear()
+        with self._wake:
+            self._inbox.clear()
+            lost = list(self._open)
+        for handle in lost:
             self._release(handle)
             handle.fail(error)
 
     def _release(self, handle: Handle) -> None:
+        with self._wake:
+            self._open.discard(handle)
         if handle.request.adapter is not None:
             self.bank.release(handle.request.adapter)

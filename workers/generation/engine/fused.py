@@ -82,7 +82,9 @@ class FusedAttention(nn.Module):
         self.qkv, self.output, self.layer_idx = qkv, output, own.layer_idx
         heads = qkv.parts[0].width // own.head_dim
         kv_heads = qkv.parts[1].width // own.head_dim
-        self.shape = Shape(heads, kv_heads, own.head_dim, own.scaling, getattr(own, "sliding_window", None) or 0)
+        # Mistral's modules leave the window to their config.
+        window = getattr(own.config if type(own).__name__ == "MistralAttention" else own, "sliding_window", None)
+        self.shape = Shape(heads, kv_heads, own.head_dim, own.scaling, window or 0)
         self.norms, self.norm_form = None, None
         if hasattr(own, "q_norm"):
             self.norms = norm_weight(own.q_norm), norm_weight(own.k_norm)
@@ -128,4 +130,4 @@ def norm_weight(norm: nn.Module) -> Tensor:
 def epsilon_bits(norm: Any) -> int:
     from workers.generation.engine.cpu.scalar import bits
 
-    return bits(getattr(norm, "variance_epsilon", None) or norm.eps)
+    return bits(norm.variance_epsilon if hasattr(norm, "variance_epsilon") else norm.eps)

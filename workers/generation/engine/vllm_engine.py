@@ -22,6 +22,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from app.settings import GenerationSettings
+from workers.generation.engine.grammar import InvalidGrammar
 from workers.generation.engine.protocol import EngineClosed, EngineStats, OnEvent, RequestTooLong
 from workers.generation.engine.reply_text import Detokenizer
 from workers.generation.engine.request import EngineRequest, Handle, Sequence, StepEvent
@@ -76,6 +77,10 @@ class VllmEngine:
             raise RequestTooLong(f"{len(request.token_ids)} prompt tokens do not fit the context")
         if self._closed:
             raise EngineClosed("the engine is closed")
+        if request.params.grammar is not None:
+            raise InvalidGrammar("this store's engine does not support structured output")
+        if request.params.prompt_logprobs is not None:
+            raise ValueError("this store's engine does not report log-probabilities of prompts")
         handle = Handle(request, on_event)
         sequences = [
             Sequence(handle, index, self._new_detokenizer(), self._eos_ids, self._context_length)
@@ -88,7 +93,8 @@ class VllmEngine:
 
     def cancel(self, handle: Handle) -> None:
         handle.cancelled = True
-        self._loop.call_soon_threadsafe(self._cancel, handle)
+        if not self._closed:
+            self._loop.call_soon_threadsafe(self._cancel, handle)
 
     def load_adapter(self, digest: str, folder: Path) -> None:
         """Between two steps of vLLM. Raises ValueError for a misfit (a rank above the setting's, say)."""
@@ -192,7 +198,12 @@ class VllmEngine:
 
     def _tell(self, handle: Handle, event: StepEvent) -> None:
         self._produced_tokens += len(event.ids)
-        handle.on_event(event)
+        try:
+            handle.on_event(event)
+        except Exception as error:
+            log.exception("listener_failed")
+            handle.error = handle.error or error
+            self._loop.call_soon(self._cancel, handle)
         if event.finish is not None:
             self._ended.append(handle)
         if self._step_told:  # outputs of one step wake their tasks in one turn of the loop: end the step after them
@@ -201,7 +212,10 @@ class VllmEngine:
 
     def _end_step(self) -> None:
         self._step_told = True
-        self._after_step()
+        try:
+            self._after_step()
+        except Exception:
+            log.exception("after_step_failed")
         ended, self._ended = self._ended, []
         for handle in ended:
             handle.finish_one()
