@@ -1,4 +1,4 @@
-"""TRL's SFTTrainer on the task that benchmarks/training.py wrote down. Runs in an environment of its own that has trl."""
+"""TRL's SFTTrainer on the task that benchmarks/training.py wrote down; in an environment of its own, with trl."""
 
 import json
 import sys

@@ -132,15 +132,16 @@ def packed_attention(
 def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
     """Three plain products, the query heads of a key head as rows of one matrix: [batch, heads, tokens, head_dim].
 
-    On a CPU the fused kernel takes several times as long for sequences of some dozen tokens.
+    On a CPU the fused kernel takes several times as long for sequences of some dozen tokens. Scores are fp32, as
+    there: in bf16 they would move the loss.
     """
     batch, heads, tokens, width = query.shape
     kv_heads = key.shape[1]
     q = query.reshape(batch * kv_heads, heads // kv_heads * tokens, width)
     k, v = key.reshape(batch * kv_heads, tokens, width), value.reshape(batch * kv_heads, tokens, -1)
-    bias = query.new_zeros(tokens, tokens).masked_fill_(~visible(tokens, window, query.device), -math.inf)
-    scores = torch.baddbmm(bias.repeat(heads // kv_heads, 1), q, k.transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1), v).view(batch, heads, tokens, -1)
+    bias = torch.zeros(tokens, tokens, device=q.device).masked_fill_(~visible(tokens, window, q.device), -math.inf)
+    scores = torch.baddbmm(bias.repeat(heads // kv_heads, 1), q.float(), k.float().transpose(1, 2), alpha=scale)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(batch, heads, tokens, -1)
 
 
 def attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
