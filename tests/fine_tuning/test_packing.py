@@ -20,8 +20,8 @@ def packed(heads: int, tokens: int, seed: int) -> Tensor:
 
 def attend(inputs: list[Tensor], lengths: tuple[int, ...], window: int | None) -> Tensor:
     pack = packing.pack([([0] * length, [True] * length) for length in lengths], torch.device("cpu"))
-    output: Tensor = packing.packed_attention(nn.Identity(), *inputs, None, pack=pack, sliding_window=window)[0]
-    return output
+    query, key, value = inputs
+    return packing.packed_attention(nn.Identity(), query, key, value, None, pack=pack, sliding_window=window)[0]
 
 
 def alone(inputs: list[Tensor], lengths: tuple[int, ...], window: int | None) -> Tensor:
