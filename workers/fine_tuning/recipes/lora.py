@@ -39,7 +39,7 @@ class LowRankProduct(Function):
         up = (gradient @ b).mul_(ctx.scale)
         input_gradient = torch.mm(gradient, weight).addmm_(up, a) if ctx.needs_input_grad[0] else None
         a_gradient = (up.t() @ x).float()
-        b_gradient = (gradient.t() @ down).float().mul_(ctx.scale)
+        b_gradient = (down.t() @ gradient).t().float().mul_(ctx.scale)
         return input_gradient, None, None, a_gradient, b_gradient, None
 
 

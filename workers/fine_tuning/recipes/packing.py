@@ -4,6 +4,7 @@ There the sequences are padded on the right to the longest of the pack: causal a
 no mask is needed and the padding changes nothing.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 NAME = "gptstore_packed"
+# Up to this many tokens, scores are kept as a whole matrix.
+SHORT = 128
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,6 @@ def packed_attention(
 ) -> tuple[Tensor, None]:
     """query: [1, heads, tokens, head_dim] → [1, tokens, heads, head_dim]."""
     sequences, longest = pack.shape
-    groups = query.shape[1] // key.shape[1]
 
     def side_by_side(packed: Tensor) -> Tensor:
         rows = packed[0].transpose(0, 1)
@@ -118,21 +120,44 @@ def packed_attention(
             rows = Spread.apply(rows, pack.spread, pack.places)
         return rows.view(sequences, longest, *rows.shape[1:]).transpose(1, 2)
 
-    queries, keys, values = side_by_side(query), side_by_side(key), side_by_side(value)
-    if groups > 1:
-        keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-    mask = None
-    if sliding_window is not None and longest > sliding_window:
-        at = torch.arange(longest, device=query.device)
-        distance = at[:, None] - at[None, :]
-        mask = (distance >= 0) & (distance < sliding_window)
-    output = scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, is_causal=mask is None, scale=scaling
-    ).transpose(1, 2)
-    rows = output.reshape(sequences * longest, *output.shape[2:])
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    attend = attend_short if longest <= SHORT else attend_long
+    output = attend(side_by_side(query), side_by_side(key), side_by_side(value), scale, sliding_window)
+    rows = output.transpose(1, 2).reshape(sequences * longest, *query.shape[1:2], value.shape[-1])
     if sequences > 1:
         rows = Gather.apply(rows, pack.places)
     return rows.unsqueeze(0), None
+
+
+def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+    """Three plain products, the query heads of a key head as rows of one matrix: [batch, heads, tokens, head_dim].
+
+    On a CPU the fused kernel takes several times as long for sequences of some dozen tokens. Scores are fp32, as
+    there: in bf16 they would move the loss.
+    """
+    batch, heads, tokens, width = query.shape
+    kv_heads = key.shape[1]
+    q = query.reshape(batch * kv_heads, heads // kv_heads * tokens, width)
+    k, v = key.reshape(batch * kv_heads, tokens, width), value.reshape(batch * kv_heads, tokens, -1)
+    bias = torch.zeros(tokens, tokens, device=q.device).masked_fill_(~visible(tokens, window, q.device), -math.inf)
+    scores = torch.baddbmm(bias.repeat(heads // kv_heads, 1), q.float(), k.float().transpose(1, 2), alpha=scale)
+    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(batch, heads, tokens, -1)
+
+
+def attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+    """The fused kernel: its memory does not grow with the square of the length."""
+    tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
+    if groups > 1:
+        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
+    mask = visible(tokens, window, query.device) if window is not None and tokens > window else None
+    return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
+
+
+def visible(tokens: int, window: int | None, device: torch.device) -> Tensor:
+    """[tokens, tokens]: which keys a query sees."""
+    at = torch.arange(tokens, device=device)
+    distance = at[:, None] - at[None, :]
+    return (distance >= 0) & (distance < (window or tokens))
 
 
 AttentionInterface.register(NAME, packed_attention)

