@@ -55,7 +55,7 @@ async def lifespan(api: FastAPI) -> AsyncIterator[None]:
 def create_app() -> FastAPI:
     """The API and the pages, as one ASGI application."""
     configure_logs()
-    api = FastAPI(title="GPT Store", version="0.1.0", redoc_url=None, lifespan=lifespan)
+    api = FastAPI(title="GPT Store", version="0.1.0", docs_url=None, redoc_url=None, lifespan=lifespan)
     install_error_responses(api)
     for router in ROUTERS:
         api.include_router(router)

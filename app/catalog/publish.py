@@ -1,9 +1,9 @@
 """Publishing: a listing, its versions, and the check that each must pass before anyone can call it."""
 
-from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from app.catalog.find import latest_version
 from app.catalog.prices import set_price
 from app.catalog.rules import check_category, check_license, check_name, check_tags
 from app.catalog.schemas import ListingChange, ListingCreate, VersionCreate
@@ -43,13 +43,18 @@ def create_listing(tx: Session, account_id: str, body: ListingCreate) -> Listing
 
 
 def add_version(tx: Session, listing: Listing, body: VersionCreate) -> ListingVersion:
-    """The next version, under check; the published one serves until it passes."""
+    """The next version, under check; the published one serves until it passes.
+
+    What the body leaves out (system prompt, defaults, starters, examples) stays as in the version before.
+    """
     variant = find_variant(tx, listing.account_id, body.model)
     if variant.base_id != listing.base_id:
         raise InvalidValue(f"A version of this listing needs a model of {listing.base_id}.", param="model")
     tx.refresh(listing, with_for_update=True)
-    query = select(func.max(ListingVersion.number)).where(ListingVersion.listing_id == listing.id)
-    return insert_version(tx, listing, variant, body, (tx.scalar(query) or 0) + 1)
+    before = latest_version(tx, listing.id)
+    kept = {name: getattr(before, name) for name in VersionCreate.model_fields if name != "model"}
+    whole = VersionCreate.model_validate(kept | body.model_dump(exclude_unset=True))
+    return insert_version(tx, listing, variant, whole, before.number + 1)
 
 
 def insert_version(tx: Session, listing: Listing, variant: Variant, body: VersionCreate, number: int) -> ListingVersion:

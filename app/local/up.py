@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from app.local.migrate import migrate
-from app.local.services import own_data_directory, start_postgres, start_valkey
+from app.local.services import ServiceError, own_data_directory, start_postgres, start_valkey
 from app.local.supervisor import Journal, Supervisor, process_part, service_part
 from app.settings import get_settings
 
@@ -28,6 +29,7 @@ def default_data_directory() -> Path:
 def up(port: int, data: Path, demo: bool) -> int:
     """Serve until a signal; returns the exit code. Raises ServiceError when the store cannot start."""
     data = data.resolve()
+    check_port(port)
     with own_data_directory(data):
         journal = Journal(data / "logs")
         supervisor = Supervisor(journal)
@@ -37,6 +39,17 @@ def up(port: int, data: Path, demo: bool) -> int:
         finally:
             journal.say("stopping …")
             supervisor.stop()
+
+
+def check_port(port: int) -> None:
+    """Before minutes are spent on what the API could not serve. Raises ServiceError."""
+    host = get_settings().api.host
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ServiceError(f"port {port} cannot be used ({error.strerror}); choose another --port") from error
 
 
 def run(supervisor: Supervisor, journal: Journal, port: int, data: Path, demo: bool) -> int:

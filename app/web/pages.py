@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.web import jobs, keys, listing, publish, sign_in, storefront, studio, training, wallet
+from app.web import jobs, keys, listing, publish, reference, sign_in, storefront, studio, training, wallet
 from app.web.errors import error_page
 from app.web.static_files import FOLDER, HashedFiles
 
@@ -16,6 +16,7 @@ ROUTERS = [
     jobs.router,
     wallet.router,
     keys.router,
+    reference.router,
     listing.router,
 ]
 

@@ -1,5 +1,6 @@
 """How the pages write money, time and markdown. Pure."""
 
+import json
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import lru_cache
@@ -58,6 +59,11 @@ def duration(seconds: float) -> str:
 
 
 @lru_cache(maxsize=256)
+def quoted(text: str) -> str:
+    """As a string literal that JSON and Python both read; escaping for HTML is the template's."""
+    return json.dumps(text, ensure_ascii=False)
+
+
 def markdown(text: str) -> Markup:
     """A seller's card as inert HTML: no raw HTML, images, styles or ids; its headings lie below the page's own."""
     tokens = MARKDOWN.parse(text)

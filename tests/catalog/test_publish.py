@@ -16,8 +16,9 @@ from app.catalog.schemas import VersionCreate
 from app.catalog.tables import ListingVersion
 from app.database import transaction
 from app.errors import NotFound
+from app.variants.tables import Variant
 from tests.conftest import Services, Signed
-from tests.factories import listing_body, new_account, new_listing, new_member, new_variant
+from tests.factories import listing_body, new_account, new_base, new_listing, new_member, new_variant
 
 SignUp = Callable[..., Signed]
 
@@ -216,3 +217,22 @@ def test_a_delisted_listing_leaves_the_shelf_but_keeps_its_page(client: TestClie
 def test_an_address_with_nul_is_refused(client: TestClient) -> None:
     for path in ("/v1/listings?q=%00", "/v1/listings/a%00b/c", "/v1/listings?category=a%00"):
         assert refusal(client.get(path)) == (400, "invalid_value"), path
+
+
+def test_a_new_version_keeps_what_its_body_leaves_out(client: TestClient, seller: Signed) -> None:
+    with transaction() as tx:
+        model, better = (variant.model for variant in same_base(tx, seller.account_id))
+    body = listing_body(model, system_prompt="Be short.", starters=["Hello?"], defaults={"temperature": 0.5})
+    listing = client.post("/v1/listings", json=body, headers=seller.headers).json()["model"]
+    changed = client.post(
+        f"/v1/listings/{listing}/versions", json={"model": better, "starters": ["Hi!"]}, headers=seller.headers
+    )
+    assert changed.status_code == 201, changed.text
+    version = changed.json()
+    assert (version["number"], version["system_prompt"], version["starters"]) == (2, "Be short.", ["Hi!"])
+    assert version["defaults"] == {"temperature": 0.5}
+
+
+def same_base(tx: Session, account_id: str) -> list[Variant]:
+    base = new_base(tx).id
+    return [new_variant(tx, account_id, base) for _ in range(2)]

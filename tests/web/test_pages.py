@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy.orm import Session
 from starlette.routing import Mount, Route
+from starlette.testclient import TestClient
 
 from app.accounts.rules import RESERVED_HANDLES
 from app.database import transaction
@@ -196,3 +197,10 @@ def test_a_listing_shows_how_to_call_it(visitor: Browser) -> None:
     for part in ("/v1/chat/completions", f"{address}@1", "OpenAI(base_url=", "mit", listing.base_id):
         assert part in page
     assert f"/sign-in?next=/{address}" in page
+
+
+def test_the_api_reference_needs_nothing_from_elsewhere(client: TestClient) -> None:
+    answer = client.get("/docs")
+    assert answer.headers["content-security-policy"].startswith("default-src 'self'")
+    assert "POST /v1/chat/completions" in answer.text
+    assert "//" not in answer.text.replace("http://www.w3.org", "").replace("http://testserver", "")
