@@ -2,7 +2,7 @@
 #   docker build --build-arg EXTRAS= -t gptstore-api .
 #   docker build --build-arg EXTRAS=workers -t gptstore-worker .
 # CPU or CUDA torch is a matter of the index that pip asks, for instance
-#   --build-arg PIP_ARGS="--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple"
+#   --build-arg PIP_ARGS="--extra-index-url <the CPU index that torch's installation page names>"
 # Without PIP_ARGS, Linux gets PyPI's CUDA build.
 FROM python:3.11-slim-bookworm
 
