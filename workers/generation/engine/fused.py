@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from workers.generation.engine import cpu
 from workers.generation.engine.adapters import AdapterLinear
-from workers.generation.engine.attention import PackedStep, attend
-from workers.generation.engine.kv_pages import KernelPages, Shape
+from workers.generation.engine.attention import PackedStep
+from workers.generation.engine.kv_pages import Shape
 
 # Class of the norm → what is added to its weights (Gemma keeps them around 0).
 NORMS = {"LlamaRMSNorm": 0, "MistralRMSNorm": 0, "Qwen2RMSNorm": 0, "Qwen3RMSNorm": 0, "Gemma3RMSNorm": 1}
@@ -96,11 +96,14 @@ class FusedAttention(nn.Module):
         rows = hidden_states.shape[1]
         qkv = self.qkv.forward(hidden_states).view(rows, -1, self.shape.head_dim)
         cos, sin = position_embeddings
+        from workers.generation.engine.cpu.pages import KernelPages
+
         pages = step.layers[self.layer_idx]
         assert isinstance(pages, KernelPages)  # noqa: S101 (the model runner fuses only where kernels serve)
         positions = cos.contiguous(), sin.contiguous()
         pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form)
-        return self.output.forward(attend(step, pages, qkv, self.shape)[None]), None
+        attended = pages.attend(qkv, step.plan, self.shape)
+        return self.output.forward(attended.view(1, rows, -1)), None
 
 
 class FusedLayer(nn.Module):

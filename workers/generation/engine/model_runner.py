@@ -13,7 +13,7 @@ from workers.generation.engine import attention, cpu
 from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import Adapter, AdapterFormat, Run, StepAdapters
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import Decodes, new_pages
+from workers.generation.engine.kv_pages import Spans, new_pages
 from workers.generation.engine.scheduler import Batch, Chunk
 from workers.generation.engine.surgery import Surgeon
 
@@ -107,31 +107,14 @@ class ModelRunner:
         return runs
 
     def _pack(self, chunks: Seq[Chunk], positions: np.ndarray) -> attention.PackedStep:
-        places = np.empty_like(positions)
-        prefills: list[attention.Chunk] = []
-        decodes: list[tuple[int, Chunk]] = []
-        row = 0
-        for chunk in chunks:
-            rows = slice(row, row + chunk.length)
-            table = np.array(chunk.sequence.blocks)
-            places[rows] = table[positions[rows] // BLOCK_SIZE] * BLOCK_SIZE + positions[rows] % BLOCK_SIZE
-            if chunk.length == 1 and chunk.start > 0:
-                decodes.append((row, chunk))
-            else:
-                used = -(-(chunk.start + chunk.length) // BLOCK_SIZE)
-                prefills.append(attention.Chunk(row, rows.stop, chunk.start, self._tensor(table[:used])))
-            row += chunk.length
-        masks = attention.Masks(self.dtype, self.device)
-        return attention.PackedStep(self._pages, self._tensor(places), prefills, self._decodes(decodes), masks)
-
-    def _decodes(self, decodes: Seq[tuple[int, Chunk]]) -> Decodes | None:
-        """Tables are padded with block 0, which nobody reads."""
-        if not decodes:
-            return None
-        lengths = [chunk.start + 1 for _, chunk in decodes]
-        width = -(-max(lengths) // BLOCK_SIZE)
-        tables = np.zeros((len(decodes), width), dtype=np.int64)
-        for at, (_, chunk) in enumerate(decodes):
-            blocks = chunk.sequence.blocks[:width]
+        counts = np.array([chunk.length for chunk in chunks])
+        starts = np.array([chunk.start for chunk in chunks])
+        tables = np.zeros((len(chunks), int(-(-(starts + counts).max() // BLOCK_SIZE))), dtype=np.int64)
+        for at, chunk in enumerate(chunks):
+            blocks = chunk.sequence.blocks[: tables.shape[1]]
             tables[at, : len(blocks)] = blocks
-        return Decodes(self._tensor([row for row, _ in decodes]), self._tensor(tables), self._tensor(lengths))
+        spans = Spans(np.cumsum(counts) - counts, counts, starts, tables)
+        owners = np.repeat(np.arange(len(chunks)), counts)
+        places = tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+        plan = self._pages[0].plan(spans, self.device)
+        return attention.PackedStep(self._pages, self._tensor(places), plan)

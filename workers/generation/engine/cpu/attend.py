@@ -1,15 +1,17 @@
-"""Decode attention over pages, and the step before it: rotate, normalise and store what a step's rows produced.
+"""Attention over pages for prompts and decoding alike: online softmax (FlashAttention, arXiv 2205.14135) in stretches
+of a few pages, all heads of a KV group at once.
 
-Pages are `[blocks, kv_heads, head_dim, PAGE]` for keys (scores then need no horizontal sums) and
-`[blocks, kv_heads, PAGE, head_dim]` for values. Only live positions are read, once for all heads of a KV group.
+Pages of keys are `[kv_heads, head_dim / PACK, PAGE, PACK]`, of values `[kv_heads, PAGE / PACK, width, PACK]`, where
+PACK numbers fill a 32-bit word (2 of bf16) and `width` is head_dim up to whole vectors: the panels of `tile.py`. What a
+position sees is added up in the same order whatever shares the step with it.
 """
 
 from typing import Any
 
 import numpy as np
-import torch
 from numba import carray
-from torch import Tensor
+from numba.core import types
+from numba.extending import overload
 
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
@@ -20,149 +22,186 @@ from workers.generation.engine.cpu.scalar import (
     body,
     compiled,
     exp,
-    load,
     number,
-    prefetch,
     store,
     take,
+    typed,
 )
+from workers.generation.engine.cpu.tile import LANES, MULTIPLY, greatest
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
-LINE = 32
+STRETCH = 4 * PAGE
+ROWS = 48  # of one task: queries of some positions times the heads of a group
+LEAST = np.float32(-3.0e38)
+_scores_bf16, _scores_fp32 = MULTIPLY[2, True], MULTIPLY[2, False]
+_four_bf16, _four_fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
+_one_bf16, _one_fp32 = MULTIPLY[1, True], MULTIPLY[1, False]
+
+
+def value_width(head_dim: int) -> int:
+    """Numbers that a position's value takes in its page."""
+    return -(-head_dim // LANES) * LANES
+
+
+def positions_per_task(group: int) -> int:
+    return max(1, ROWS // group)
+
+
+def scratch_bytes(group: int, head_dim: int) -> int:
+    """Of one thread: queries, scores, weights, results, and each row's maximum and sum."""
+    rows = positions_per_task(group) * group
+    return rows * 4 * (head_dim + 2 * STRETCH + value_width(head_dim) + 2)
+
+
+def _scores(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> None:
+    """out[rows, STRETCH] at one page's place = queries · page."""
+    raise NotImplementedError
+
+
+@overload(_scores, inline="always")
+def _scores_of(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> Any:
+    multiply = _scores_bf16 if like.dtype == types.uint16 else _scores_fp32
+
+    def run(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> None:
+        multiply(rows, queries, stride, page, 4 * PAGE, words, out, 4 * STRETCH, 0, ahead)
+
+    return run
+
+
+def _weigh(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
+    """out[rows, width] += weights · page."""
+    raise NotImplementedError
+
+
+@overload(_weigh, inline="always")
+def _weigh_of(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> Any:
+    four, one = (_four_bf16, _one_bf16) if like.dtype == types.uint16 else (_four_fp32, _one_fp32)
+
+    def run(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
+        at = 0
+        while at + 4 * LANES <= width:
+            place = page + 4 * at
+            four(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place)
+            at += 4 * LANES
+        while at < width:
+            place = page + 4 * at
+            one(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place)
+            at += LANES
+
+    return run
 
 
 @compiled
-def _widen(page: Any, wide: Any) -> None:
-    """A page as fp32, once for all heads of its group."""
-    for at in range(wide.size):
-        wide[at] = load(page[at])
-
-
-@compiled
-def _scores(query: Any, page: Any, scores: Any, ahead: Any, g: int, group: int) -> None:
-    """scores[PAGE] = query[head_dim] · page[head_dim, PAGE]."""
-    for j in range(PAGE):
-        scores[j] = np.float32(0)
-    for d in range(0, query.size, 4):
-        q0, q1, q2, q3 = query[d], query[d + 1], query[d + 2], query[d + 3]
-        for line in range(g, 4, group):
-            prefetch(ahead, (d + line) * PAGE)
-        rows = page[d * PAGE : (d + 4) * PAGE]
-        for j in range(PAGE):
-            scores[j] += q0 * rows[j] + q1 * rows[PAGE + j] + q2 * rows[2 * PAGE + j] + q3 * rows[3 * PAGE + j]
-
-
-@compiled
-def _softmax(scores: Any) -> Any:
-    """In place, not yet divided by their sum, which is returned."""
-    most = np.float32(-3.0e38)
-    for j in range(scores.size):
-        most = max(most, scores[j])
+def _soften(scores: Any, weights: Any, result: Any, before: Any, begin: Any, end: Any, scale: Any) -> Any:
+    """One row: positions `[begin, end)` of the stretch are seen, by weights relative to the maximum so far. Returns
+    that maximum, the sum of the weights, and the factor by which earlier ones shrink."""
+    for j in range(begin):
+        scores[j] = LEAST
+    for j in range(end, scores.size):
+        scores[j] = LEAST
+    most = max(before, greatest(scores.ctypes.data, scores.size) * scale)
     total = np.float32(0)
     for j in range(scores.size):
-        weight = exp(scores[j] - most)
+        weight = exp(scores[j] * scale - most)
         scores[j] = weight
         total += weight
-    return total
+    for j in range(scores.size):
+        store(weights, j, scores[j])
+    shrink = np.float32(1)
+    if most > before:
+        shrink = exp(before - most)
+        for d in range(result.size):
+            result[d] *= shrink
+    return most, total, shrink
 
 
 @compiled
-def _accumulate(weights: Any, page: Any, result: Any, ahead: Any, g: int, group: int) -> None:
-    """result[head_dim] += weights[PAGE] · page[PAGE, head_dim]."""
-    size = result.size
-    for j in range(0, PAGE, 4):
-        for line in range(g * LINE, 4 * size, group * LINE):
-            prefetch(ahead, j * size + line)
-        w0, w1, w2, w3 = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-        rows = page[j * size : (j + 4) * size]
-        r0, r1, r2, r3 = rows[:size], rows[size : 2 * size], rows[2 * size : 3 * size], rows[3 * size :]
-        for d in range(size):
-            result[d] += w0 * r0[d] + w1 * r1[d] + w2 * r2[d] + w3 * r3[d]
-
-
-@compiled
-def _attend(pointer: Any, query: Any, keys: Any, values: Any, output: Any) -> None:
-    """Arguments: 1 queries, 2 key pages, 3 value pages, 4 output, 6 sequences, 7 heads, 8 kv_heads, 9 head_dim,
-    10 blocks per table, 11 numbers per query row and 12 per output row, 13 window (0: none), 14 scale, 15 rows of the
-    sequences, 16 tables, 17 lengths, 18 scratch, 19 how many threads have taken their part of it.
+def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
+    """Arguments: 1 queries (with keys and values behind them), 2 key pages, 3 value pages, 4 output, 5 heads,
+    6 kv_heads, 7 head_dim, 8 window (0: none), 9 scale, 10 tasks `[n, 4]`: first row, rows, position of the first,
+    table, 11 how many, 12 tables, 13 blocks of each, 14 scratch, 15 its bytes per thread, 16 threads that took some.
     """
-    a = carray(pointer, 20)
-    count, heads, kv_heads, head_dim, width = a[6], a[7], a[8], a[9], a[10]
-    row_stride, out_stride, window, scale = a[11], a[12], a[13], number(a[14])
-    rows, lengths = carray(as_i64(a[15]), count), carray(as_i64(a[17]), count)
-    tables = carray(as_i64(a[16]), count * width)
-    group, page_size = heads // kv_heads, head_dim * PAGE
-    size = group * (width * PAGE + 2 * head_dim) + page_size
-    scratch = carray(as_f32(a[18] + 4 * size * take(as_i64(a[19]), 1)), size)
-    wide, scaled = scratch[:page_size], scratch[page_size : page_size + group * head_dim]
-    result = scratch[page_size + group * head_dim : page_size + 2 * group * head_dim]
-    scores = scratch[page_size + 2 * group * head_dim :]
-    stretch = width * PAGE
+    a = carray(pointer, 17)
+    heads, kv_heads, head_dim, window, scale = a[5], a[6], a[7], a[8], number(a[9])
+    tasks, blocks = carray(as_i64(a[10]), a[11] * 4), a[13]
+    group, size = heads // kv_heads, keys.itemsize
+    width, pack = (head_dim + LANES - 1) // LANES * LANES, 4 // size
+    key_page, value_page, words = head_dim * PAGE * size, width * PAGE * size, head_dim * size // 4
+    most_rows = max(1, ROWS // group) * group
+    own = a[14] + a[15] * take(as_i64(a[16]), 1)
+    queries, weights_at = own, own + most_rows * head_dim * 4
+    scores_at = weights_at + most_rows * STRETCH * 4
+    result_at = scores_at + most_rows * STRETCH * 4
+    rows_at = result_at + most_rows * width * 4
+    scaled, weights = typed(query, queries), typed(query, weights_at)
+    scores, result = carray(as_f32(scores_at), most_rows * STRETCH), carray(as_f32(result_at), most_rows * width)
+    most, total = carray(as_f32(rows_at), most_rows), carray(as_f32(rows_at + 4 * most_rows), most_rows)
+    row_stride, out_stride = (heads + 2 * kv_heads) * head_dim, heads * head_dim
     while True:
-        task = take(pointer, 1)
-        if task >= count * kv_heads:
+        at = take(pointer, 1)
+        if at >= a[11] * kv_heads:
             return
-        item, head = task // kv_heads, task % kv_heads
-        length = lengths[item]
-        first = max(length - window, 0) if window > 0 else 0
-        begin, end = first // PAGE, (length + PAGE - 1) // PAGE
-        table = tables[item * width : (item + 1) * width]
-        own = query[rows[item] * row_stride + head * group * head_dim :]
-        for at in range(group * head_dim):
-            scaled[at] = load(own[at]) * scale
-            result[at] = np.float32(0)
-        for b in range(begin, end):
-            at = (table[b] * kv_heads + head) * page_size
-            ahead = (
-                keys[(table[b + 1] * kv_heads + head) * page_size :]
-                if b + 1 < end
-                else values[(table[begin] * kv_heads + head) * page_size :]
-            )
-            _widen(keys[at : at + page_size], wide)
-            for g in range(group):
-                place = g * stretch + b * PAGE
-                _scores(scaled[g * head_dim : (g + 1) * head_dim], wide, scores[place : place + PAGE], ahead, g, group)
-        for g in range(group):
-            line = scores[g * stretch : (g + 1) * stretch]
-            total = _softmax(line[first:length])
-            for j in range(first, length):
-                line[j] /= total
-            for j in range(begin * PAGE, first):
-                line[j] = np.float32(0)
-            for j in range(length, end * PAGE):
-                line[j] = np.float32(0)
-        for b in range(begin, end):
-            at = (table[b] * kv_heads + head) * page_size
-            ahead = values[(table[min(b + 1, end - 1)] * kv_heads + head) * page_size :]
-            _widen(values[at : at + page_size], wide)
-            for g in range(group):
-                place = g * stretch + b * PAGE
-                _accumulate(
-                    scores[place : place + PAGE], wide, result[g * head_dim : (g + 1) * head_dim], ahead, g, group
-                )
-        own = output[rows[item] * out_stride + head * group * head_dim :]
-        for at in range(group * head_dim):
-            store(own, at, result[at])
-
-
-def scratch(group: int, blocks: int, head_dim: int) -> tuple[Tensor, Tensor]:
-    """Memory for every thread's scores, queries, results and one widened page; and its counter of takers."""
-    size = group * (blocks * PAGE + 2 * head_dim) + head_dim * PAGE
-    return torch.empty(torch.get_num_threads(), size), torch.zeros(1, dtype=torch.int64)
+        task, head = tasks[at // kv_heads * 4 : at // kv_heads * 4 + 4], at % kv_heads
+        first_row, count, start = task[0], task[1], task[2]
+        table = carray(as_i64(a[12] + task[3] * blocks * 8), blocks)
+        rows = count * group
+        for token in range(count):
+            source = query[(first_row + token) * row_stride + head * group * head_dim :]
+            target = scaled[token * group * head_dim :]
+            for d in range(group * head_dim):
+                target[d] = source[d]
+        for r in range(rows):
+            most[r], total[r] = LEAST, np.float32(0)
+        for d in range(rows * width):
+            result[d] = np.float32(0)
+        end = start + count
+        begin = max(start + 1 - window, 0) if window > 0 else 0
+        for stretch in range(begin // STRETCH * STRETCH, end, STRETCH):
+            pages = min(STRETCH, end - stretch + PAGE - 1) // PAGE
+            for p in range(pages):
+                block = table[stretch // PAGE + p] * kv_heads + head
+                page, ahead = a[2] + block * key_page, a[3] + block * value_page
+                _scores(keys, rows, queries, head_dim * size, page, words, scores_at + 4 * PAGE * p, ahead)
+            for r in range(rows):
+                position = start + r // group
+                low = max(position + 1 - window - stretch, 0) if window > 0 else 0
+                high = min(max(position + 1 - stretch, 0), pages * PAGE)
+                low = min(low, high)
+                if high > low:
+                    line = scores[r * STRETCH : r * STRETCH + pages * PAGE]
+                    most[r], added, shrink = _soften(
+                        line,
+                        weights[r * STRETCH : r * STRETCH + pages * PAGE],
+                        result[r * width : (r + 1) * width],
+                        most[r],
+                        low,
+                        high,
+                        scale,
+                    )
+                    total[r] = total[r] * shrink + added
+                else:
+                    for j in range(r * STRETCH, r * STRETCH + pages * PAGE):
+                        store(weights, j, np.float32(0))
+            for p in range(pages):
+                block = table[stretch // PAGE + p] * kv_heads + head
+                page = a[3] + block * value_page
+                _weigh(keys, rows, weights_at + PAGE * size * p, STRETCH * size, page, width, PAGE // pack, result_at)
+        for r in range(rows):
+            target = output[(first_row + r // group) * out_stride + (head * group + r % group) * head_dim :]
+            for d in range(head_dim):
+                store(target, d, result[r * width + d] / total[r])
 
 
 @body
 def _attend_bf16(pointer: Any) -> None:
     a = carray(pointer, 5)
-    query, keys, values, output = as_u16(a[1]), as_u16(a[2]), as_u16(a[3]), as_u16(a[4])
-    _attend(pointer, carray(query, ALL), carray(keys, ALL), carray(values, ALL), carray(output, ALL))
+    _attend(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[4]), ALL))
 
 
 @body
 def _attend_fp32(pointer: Any) -> None:
     a = carray(pointer, 5)
-    query, keys, values, output = as_f32(a[1]), as_f32(a[2]), as_f32(a[3]), as_f32(a[4])
-    _attend(pointer, carray(query, ALL), carray(keys, ALL), carray(values, ALL), carray(output, ALL))
+    _attend(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[4]), ALL))
 
 
 ATTEND = {"bf16": Kernel(_attend_bf16.address), "fp32": Kernel(_attend_fp32.address)}

@@ -1,4 +1,5 @@
-"""Between the QKV product and attention: head norms, rotary positions (arXiv 2104.09864), and storing K and V."""
+"""Between the QKV product and attention: head norms, rotary positions (arXiv 2104.09864), and storing K and V in pages
+(for their layout see `attend.py`)."""
 
 from typing import Any
 
@@ -19,6 +20,7 @@ from workers.generation.engine.cpu.scalar import (
     store,
     take,
 )
+from workers.generation.engine.cpu.tile import LANES
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 
@@ -51,7 +53,8 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
     epsilon, offset = number(a[13]), np.float32(a[14])
     places = carray(as_i64(a[15]), rows)
     keys, values = pages
-    width = (heads + 2 * kv_heads) * head_dim
+    width, pack = (heads + 2 * kv_heads) * head_dim, 4 // keys.itemsize
+    width_stored = (head_dim + LANES - 1) // LANES * LANES
     while True:
         row = take(pointer, 1)
         if row >= rows:
@@ -65,11 +68,12 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
             key = token[(heads + h) * head_dim : (heads + h + 1) * head_dim]
             value = token[(heads + kv_heads + h) * head_dim : (heads + kv_heads + h + 1) * head_dim]
             _head(key, key_norm, a[5] != 0, epsilon, offset, cos, sin)
-            at = (block * kv_heads + h) * head_dim * PAGE
-            column, line = keys[at + offset_in_page :], values[at + offset_in_page * head_dim :]
+            page = block * kv_heads + h
+            column = keys[page * head_dim * PAGE + offset_in_page * pack :]
+            line = values[page * width_stored * PAGE + offset_in_page // pack * width_stored * pack :]
             for d in range(head_dim):
-                column[d * PAGE] = finite(key[d])
-                line[d] = finite(value[d])
+                column[d // pack * PAGE * pack + d % pack] = finite(key[d])
+                line[d * pack + offset_in_page % pack] = finite(value[d])
 
 
 @body

@@ -1,0 +1,111 @@
+"""KV pages of one layer on a processor, in the layout that the kernels read (see `attend.py`)."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workers.generation.engine import cpu
+from workers.generation.engine.cpu.attend import ATTEND, positions_per_task, scratch_bytes, value_width
+from workers.generation.engine.cpu.rotate import ROTATE
+from workers.generation.engine.cpu.scalar import bits
+from workers.generation.engine.kv_cache import BLOCK_SIZE
+from workers.generation.engine.kv_pages import Shape, Spans
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`tables`: `[n, blocks]`. Tasks are made per number of queries that one takes, for all layers alike."""
+
+    spans: Spans
+    tables: Tensor
+    made: dict[int, Tensor] = field(default_factory=dict)
+
+    def tasks(self, positions: int) -> Tensor:
+        """`[n, 4]`: first row, rows, position of the first, table; those that see most first, so that threads end
+        together."""
+        if positions not in self.made:
+            spans = self.spans
+            pieces = -(-spans.counts // positions)
+            span = np.repeat(np.arange(len(pieces)), pieces)
+            within = (np.arange(len(span)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * positions
+            rows = np.minimum(positions, spans.counts[span] - within)
+            starts = spans.starts[span] + within
+            order = np.argsort(-(starts + rows) * rows, kind="stable")
+            tasks = np.stack([spans.begins[span] + within, rows, starts, span], 1)[order]
+            self.made[positions] = torch.from_numpy(np.ascontiguousarray(tasks))
+        return self.made[positions]
+
+
+class KernelPages:
+    def __init__(self, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
+        pack = 4 // dtype.itemsize
+        self.keys = torch.zeros(blocks, kv_heads, head_dim // pack, BLOCK_SIZE, pack, dtype=dtype)
+        self.values = torch.zeros(blocks, kv_heads, BLOCK_SIZE // pack, value_width(head_dim), pack, dtype=dtype)
+
+    @staticmethod
+    def plan(spans: Spans, device: torch.device) -> Plan:
+        return Plan(spans, torch.from_numpy(spans.tables))
+
+    def store(self, qkv: Tensor, places: Tensor, shape: Shape) -> None:
+        self.rotate(qkv, places, shape, None, None, None)
+
+    def rotate(
+        self,
+        qkv: Tensor,
+        places: Tensor,
+        shape: Shape,
+        positions: tuple[Tensor, Tensor] | None,
+        norms: tuple[Tensor, Tensor] | None,
+        norm_form: tuple[int, int] | None,
+    ) -> None:
+        """Norm and rotate queries and keys in place, then store. `positions`: cos and sin `[rows, rotated]`;
+        `norms`: weights of the query's and key's head norm; `norm_form`: bits of epsilon, offset of the weights.
+        """
+        cos, sin = positions or (qkv, qkv)
+        epsilon, offset = norm_form or (0, 0)
+        ROTATE[cpu.KINDS[qkv.dtype]](
+            qkv.data_ptr(),
+            cos.data_ptr(),
+            sin.data_ptr(),
+            norms[0].data_ptr() if norms else 0,
+            norms[1].data_ptr() if norms else 0,
+            self.keys.data_ptr(),
+            self.values.data_ptr(),
+            qkv.shape[0],
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            cos.shape[-1] if positions else 0,
+            epsilon,
+            offset,
+            places.data_ptr(),
+        )
+
+    def attend(self, qkv: Tensor, plan: Plan, shape: Shape) -> Tensor:
+        group = shape.heads // shape.kv_heads
+        tasks = plan.tasks(positions_per_task(group))
+        own = scratch_bytes(group, shape.head_dim)
+        scratch = torch.empty(torch.get_num_threads() * own, dtype=torch.uint8)
+        users = torch.zeros(1, dtype=torch.int64)
+        output = qkv.new_empty(qkv.shape[0], shape.heads, shape.head_dim)
+        ATTEND[cpu.KINDS[qkv.dtype]](
+            qkv.data_ptr(),
+            self.keys.data_ptr(),
+            self.values.data_ptr(),
+            output.data_ptr(),
+            shape.heads,
+            shape.kv_heads,
+            shape.head_dim,
+            shape.window,
+            bits(shape.scale),
+            tasks.data_ptr(),
+            tasks.shape[0],
+            plan.tables.data_ptr(),
+            plan.tables.shape[1],
+            scratch.data_ptr(),
+            own,
+            users.data_ptr(),
+        )
+        return output

@@ -1,0 +1,179 @@
+"""The one inner loop of attention: a few rows times a panel, kept in vector registers; spelled in LLVM's language, for
+numba cannot be told which numbers to keep there.
+
+A row is 32-bit words: one fp32 number each, or two bf16 numbers that meet the same two of the panel. For each word of
+the rows the panel holds `vectors` times 16 words. So a step is a broadcast and a fused multiply-add, or bf16's product
+of pairs (`vdpbf16ps` where the processor has it).
+"""
+
+from itertools import product
+from typing import Any
+
+from llvmlite import binding, ir
+from numba.core import types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
+
+from workers.generation.engine.cpu.scalar import compiled
+
+LANES = 16
+LINE = 64
+MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
+HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16"))
+BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
+WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
+
+
+class _BFloat(ir.Type):
+    """LLVM's bf16, which llvmlite cannot name."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+def _multiply_add(builder: Any, row: Any, line: Any, total: Any) -> Any:
+    fma = get_or_insert_function(builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), "llvm.fma.v16f32")
+    return builder.call(fma, [builder.bitcast(row, FLOATS), builder.bitcast(line, FLOATS), total])
+
+
+def _multiply_add_pairs(builder: Any, row: Any, line: Any, total: Any) -> Any:
+    if HAS_PAIRS:
+        pairs = ir.VectorType(_BFloat(), 2 * LANES)
+        kind = ir.FunctionType(FLOATS, [FLOATS, pairs, pairs])
+        dot = get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
+        return builder.call(dot, [total, builder.bitcast(row, pairs), builder.bitcast(line, pairs)])
+    shift, upper = ir.Constant(WORDS, [16] * LANES), ir.Constant(WORDS, [0xFFFF0000] * LANES)
+    total = _multiply_add(builder, builder.shl(row, shift), builder.shl(line, shift), total)
+    return _multiply_add(builder, builder.and_(row, upper), builder.and_(line, upper), total)
+
+
+def _prefetch(builder: Any, address: Any) -> None:
+    kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
+    builder.call(get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, WORD(0), WORD(3), WORD(1)])
+
+
+def _typed(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
+    return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
+
+
+def _spread(builder: Any, word: Any) -> Any:
+    """The same word in every lane."""
+    one = builder.insert_element(ir.Constant(WORDS, ir.Undefined), word, WORD(0))
+    return builder.shuffle_vector(one, one, ir.Constant(WORDS, [0] * LANES))
+
+
+def tile(rows: int, vectors: int, pairs: bool) -> Any:
+    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)`: addresses and strides in bytes.
+
+    out `[rows, 16 · vectors]` fp32 = (out if `add`) + rows · panel. `ahead`: what is asked from memory meanwhile, in
+    the panel's form.
+    """
+    step = _multiply_add_pairs if pairs else _multiply_add
+    places = list(product(range(rows), range(vectors)))
+
+    def codegen(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
+        row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead = arguments
+        row, panel, out, ahead = (builder.inttoptr(address, BYTES) for address in (row, panel, out, ahead))
+        outs = [
+            _typed(builder, out, builder.add(builder.mul(LONG(r), out_stride), LONG(LINE * v)), FLOATS)
+            for r, v in places
+        ]
+        zero, keep = ir.Constant(FLOATS, [0.0] * LANES), builder.icmp_signed("!=", add, LONG(0))
+        before = [builder.select(keep, builder.load(at, align=4), zero) for at in outs]
+        entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        word = builder.phi(LONG)
+        totals = [builder.phi(FLOATS) for _ in places]
+        offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
+        for offset in offsets:
+            _prefetch(builder, builder.gep(ahead, [offset]))
+        lines = [builder.load(_typed(builder, panel, offset, WORDS), align=4) for offset in offsets]
+        own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
+        spread = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in own]
+        after = [step(builder, spread[r], lines[v], total) for (r, v), total in zip(places, totals, strict=True)]
+        following = builder.add(word, LONG(1))
+        builder.cbranch(builder.icmp_signed("<", following, words), loop, end)
+        word.add_incoming(LONG(0), entry)
+        word.add_incoming(following, loop)
+        for total, first, last in zip(totals, before, after, strict=True):
+            total.add_incoming(first, entry)
+            total.add_incoming(last, loop)
+
+        builder.position_at_end(end)
+        for at, last in zip(outs, after, strict=True):
+            builder.store(last, at, align=4)
+
+    @intrinsic
+    def run(  # type: ignore[no-untyped-def]
+        _, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead
+    ):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            codegen(context, builder, signature, arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 9), generate
+
+    return run
+
+
+@intrinsic
+def greatest(_: Any, address: Any, count: Any) -> Any:
+    """The maximum of `count` fp32 numbers, a multiple of LANES: numba would compare them one by one."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        base = builder.inttoptr(arguments[0], FLOATS.as_pointer())
+        entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+        first = builder.load(base, align=4)
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at, most = builder.phi(LONG), builder.phi(FLOATS)
+        line = builder.load(builder.gep(base, [at]), align=4)
+        greater = builder.select(builder.fcmp_ordered(">", line, most), line, most)
+        following = builder.add(at, LONG(1))
+        builder.cbranch(builder.icmp_signed("<", following, builder.sdiv(arguments[1], LONG(LANES))), loop, end)
+        at.add_incoming(LONG(0), entry)
+        at.add_incoming(following, loop)
+        most.add_incoming(first, entry)
+        most.add_incoming(greater, loop)
+        builder.position_at_end(end)
+        kind = ir.FunctionType(ir.FloatType(), [FLOATS])
+        reduce = get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fmax.v16f32")
+        return builder.call(reduce, [greater])
+
+    return types.float32(types.int64, types.int64), codegen
+
+
+def _family(vectors: int, pairs: bool) -> Any:
+    """Any number of rows, as few tiles."""
+    six, five, four, three, two, one = (tile(rows, vectors, pairs) for rows in range(MOST, 0, -1))
+
+    @compiled
+    def run(  # type: ignore[no-untyped-def]
+        rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead
+    ):
+        while rows >= MOST:
+            six(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            row, out, rows = row + MOST * row_stride, out + MOST * out_stride, rows - MOST
+        if rows == 5:
+            five(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+        elif rows == 4:
+            four(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+        elif rows == 3:
+            three(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+        elif rows == 2:
+            two(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+        elif rows == 1:
+            one(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+
+    return run
+
+
+MULTIPLY = {(vectors, pairs): _family(vectors, pairs) for vectors in (1, 2, 4) for pairs in (False, True)}
