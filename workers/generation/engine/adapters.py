@@ -85,9 +85,9 @@ class AdapterLinear(nn.Module):
         super().__init__()
         self.index, self.parts, self.product, self.step = index, parts, product, step
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """hidden: [1, total_tokens, in] → [1, total_tokens, out]."""
-        result = self.product(hidden)
+    def forward(self, hidden: Tensor, onto: Tensor | None = None) -> Tensor:
+        """hidden: [1, total_tokens, in] → [1, total_tokens, out], added to `onto` where that is given."""
+        result = self.product(hidden, onto)
         for run in self.step.runs:
             rows = hidden[0, run.begin : run.end]
             for part in self.parts:
@@ -100,7 +100,7 @@ class AdapterLinear(nn.Module):
         return result
 
     def _single_rows(self, hidden: Tensor, result: Tensor) -> None:
-        from workers.generation.engine.cpu.project import LOW_RANK
+        from workers.generation.engine.cpu.low_rank import LOW_RANK
 
         step = self.step
         assert step.rows is not None and step.adapters is not None and step.tables is not None  # noqa: S101 (set at once)

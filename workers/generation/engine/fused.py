@@ -64,14 +64,14 @@ class FusedMlp(nn.Module):
         super().__init__()
         self.gate_up, self.down, self.kind = gate_up, down, GATES[activation]
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, onto: Tensor | None = None) -> Tensor:
         from workers.generation.engine.cpu.pointwise import GATE
 
         both = self.gate_up.forward(hidden)
         rows, width = both.shape[1], both.shape[2] // 2
         out = both.new_empty(1, rows, width)
         GATE[cpu.KINDS[both.dtype]](both.data_ptr(), out.data_ptr(), rows, width, self.kind)
-        return self.down.forward(out)
+        return self.down.forward(out, onto)
 
 
 class FusedAttention(nn.Module):
@@ -91,7 +91,13 @@ class FusedAttention(nn.Module):
             self.norm_form = epsilon_bits(own.q_norm), NORMS[type(own.q_norm).__name__]
 
     def forward(
-        self, hidden_states: Tensor, position_embeddings: tuple[Tensor, Tensor], *, step: PackedStep, **_: object
+        self,
+        hidden_states: Tensor,
+        position_embeddings: tuple[Tensor, Tensor],
+        *,
+        step: PackedStep,
+        onto: Tensor | None = None,
+        **_: object,
     ) -> tuple[Tensor, None]:
         rows = hidden_states.shape[1]
         qkv = self.qkv.forward(hidden_states).view(rows, -1, self.shape.head_dim)
@@ -103,11 +109,11 @@ class FusedAttention(nn.Module):
         positions = cos.contiguous(), sin.contiguous()
         pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form)
         attended = pages.attend(qkv, step.plan, self.shape)
-        return self.output.forward(attended.view(1, rows, -1)), None
+        return self.output.forward(attended.view(1, rows, -1), onto), None
 
 
 class FusedLayer(nn.Module):
-    """A decoder layer without the wrappers around its parts; residuals are added in place."""
+    """A decoder layer without the wrappers around its parts; residuals are added by the products."""
 
     def __init__(self, own: Any) -> None:
         super().__init__()
@@ -118,9 +124,8 @@ class FusedLayer(nn.Module):
         self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: PackedStep, **_: object
     ) -> Tensor:
         normed = self.before_attention.forward(hidden_states)
-        attended, _none = self.attention.forward(normed, position_embeddings, step=step)
-        hidden: Tensor = attended.add_(hidden_states)
-        result: Tensor = self.mlp.forward(self.before_mlp.forward(hidden)).add_(hidden)
+        hidden, _none = self.attention.forward(normed, position_embeddings, step=step, onto=hidden_states)
+        result: Tensor = self.mlp.forward(self.before_mlp.forward(hidden), hidden)
         return result
 
 

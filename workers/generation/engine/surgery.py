@@ -15,9 +15,9 @@ from workers.generation.engine.linear import Product
 class PlainLinear(nn.Module):
     """The output head: packed like the others, changed by no adapter."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, product: Product) -> None:
         super().__init__()
-        self.product = Product(weight, bias)
+        self.product = product
 
     def forward(self, hidden: Tensor) -> Tensor:
         return self.product(hidden)
@@ -46,7 +46,7 @@ class Surgeon:
                 self._replace(name, self._join(name, [""]))
         if isinstance(head, nn.Linear):
             bias = None if head.bias is None else head.bias.detach()
-            self.model.set_output_embeddings(PlainLinear(head.weight.detach(), bias))
+            self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.kernels)))
         return self.linears
 
     def _fuse(self, name: str, module: nn.Module) -> None:
@@ -74,7 +74,7 @@ class Surgeon:
         if any(own is not None for _, own in pairs):
             bias = torch.cat([weight.new_zeros(weight.shape[0]) if own is None else own for weight, own in pairs])
         weight = pairs[0][0] if len(pairs) == 1 else torch.cat([weight for weight, _ in pairs])
-        self.linears.append(AdapterLinear(len(self.linears), parts, Product(weight, bias), self.step))
+        self.linears.append(AdapterLinear(len(self.linears), parts, Product(weight, bias, self.kernels), self.step))
         return self.linears[-1]
 
     def _replace(self, name: str, module: nn.Module) -> None:

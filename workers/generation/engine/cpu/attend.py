@@ -63,7 +63,7 @@ def _scores_of(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words
     multiply = _scores_bf16 if like.dtype == types.uint16 else _scores_fp32
 
     def run(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> None:
-        multiply(rows, queries, stride, page, 4 * PAGE, words, out, 4 * STRETCH, 0, ahead)
+        multiply(rows, queries, stride, page, 4 * PAGE, words, out, 4 * STRETCH, 0, ahead, 4 * PAGE)
 
     return run
 
@@ -81,11 +81,11 @@ def _weigh_of(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width:
         at = 0
         while at + 4 * LANES <= width:
             place = page + 4 * at
-            four(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place)
+            four(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
             at += 4 * LANES
         while at < width:
             place = page + 4 * at
-            one(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place)
+            one(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
             at += LANES
 
     return run

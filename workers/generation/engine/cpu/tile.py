@@ -69,7 +69,7 @@ def _spread(builder: Any, word: Any) -> Any:
 
 
 def tile(rows: int, vectors: int, pairs: bool) -> Any:
-    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)`: addresses and strides in bytes.
+    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)`, all in bytes but words.
 
     out `[rows, 16 · vectors]` fp32 = (out if `add`) + rows · panel. `ahead`: what is asked from memory meanwhile, in
     the panel's form.
@@ -78,7 +78,7 @@ def tile(rows: int, vectors: int, pairs: bool) -> Any:
     places = list(product(range(rows), range(vectors)))
 
     def codegen(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
-        row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead = arguments
+        row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride = arguments
         row, panel, out, ahead = (builder.inttoptr(address, BYTES) for address in (row, panel, out, ahead))
         outs = [
             _typed(builder, out, builder.add(builder.mul(LONG(r), out_stride), LONG(LINE * v)), FLOATS)
@@ -93,8 +93,9 @@ def tile(rows: int, vectors: int, pairs: bool) -> Any:
         word = builder.phi(LONG)
         totals = [builder.phi(FLOATS) for _ in places]
         offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
-        for offset in offsets:
-            _prefetch(builder, builder.gep(ahead, [offset]))
+        for v in range(vectors):
+            wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
+            _prefetch(builder, builder.gep(ahead, [wanted]))
         lines = [builder.load(_typed(builder, panel, offset, WORDS), align=4) for offset in offsets]
         own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
         spread = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in own]
@@ -113,13 +114,13 @@ def tile(rows: int, vectors: int, pairs: bool) -> Any:
 
     @intrinsic
     def run(  # type: ignore[no-untyped-def]
-        _, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead
+        _, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
     ):
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             codegen(context, builder, signature, arguments)
             return context.get_dummy_value()
 
-        return types.void(*[types.int64] * 9), generate
+        return types.void(*[types.int64] * 10), generate
 
     return run
 
@@ -157,21 +158,21 @@ def _family(vectors: int, pairs: bool) -> Any:
 
     @compiled
     def run(  # type: ignore[no-untyped-def]
-        rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead
+        rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
     ):
         while rows >= MOST:
-            six(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            six(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
             row, out, rows = row + MOST * row_stride, out + MOST * out_stride, rows - MOST
         if rows == 5:
-            five(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            five(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
         elif rows == 4:
-            four(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            four(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
         elif rows == 3:
-            three(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            three(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
         elif rows == 2:
-            two(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            two(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
         elif rows == 1:
-            one(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead)
+            one(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
 
     return run
 

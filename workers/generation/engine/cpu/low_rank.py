@@ -1,7 +1,4 @@
-"""Products of single rows: one token through a packed weight matrix, and low-rank updates of a few tokens each.
-
-oneDNN is built for many rows; for one it reaches less than half of the memory's bandwidth.
-"""
+"""Low-rank updates of a few tokens each."""
 
 from typing import Any
 
@@ -14,53 +11,13 @@ from workers.generation.engine.cpu.scalar import (
     as_f32,
     as_i64,
     as_u16,
-    as_u32,
     body,
     compiled,
-    high,
     load,
-    low,
     store,
     take,
     typed,
 )
-
-BLOCK = 64
-
-
-@compiled
-def _multiply(pointer: Any, x: Any, weight: Any, out: Any, stride: int) -> None:
-    inner, outer = x.size, out.size
-    total = np.empty(BLOCK, dtype=np.float32)
-    while True:
-        begin = take(pointer, BLOCK)
-        if begin >= outer:
-            return
-        panel = weight[(begin // BLOCK) * stride : (begin // BLOCK) * stride + inner * BLOCK]
-        for j in range(BLOCK):
-            total[j] = np.float32(0)
-        for k in range(0, inner, 4):
-            x0, x1, x2, x3 = x[k], x[k + 1], x[k + 2], x[k + 3]
-            rows = panel[k * BLOCK : (k + 4) * BLOCK]
-            for j in range(BLOCK):
-                w0, w1, w2, w3 = rows[j], rows[BLOCK + j], rows[2 * BLOCK + j], rows[3 * BLOCK + j]
-                total[j] += (
-                    (low(x0) * low(w0) + high(x0) * high(w0))
-                    + (low(x1) * low(w1) + high(x1) * high(w1))
-                    + (low(x2) * low(w2) + high(x2) * high(w2))
-                    + (low(x3) * low(w3) + high(x3) * high(w3))
-                )
-        for j in range(min(BLOCK, outer - begin)):
-            store(out, begin + j, total[j])
-
-
-@body
-def _one_row(pointer: Any) -> None:
-    """x [in] · weightᵀ → [out], bf16. Weights as oneDNN packs them: `[out / 64][in / 2][64][2]`."""
-    a = carray(pointer, 7)
-    inner, outer, stride = a[4] // 2, a[5], a[6]
-    x, weight, out = carray(as_u32(a[1]), inner), carray(as_u32(a[2]), ALL), carray(as_u16(a[3]), outer)
-    _multiply(pointer, x, weight, out, stride)
 
 
 @compiled
@@ -113,5 +70,4 @@ def _low_rank_fp32(pointer: Any) -> None:
     _low_rank(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-ONE_ROW = Kernel(_one_row.address)
 LOW_RANK = {"bf16": Kernel(_low_rank_bf16.address), "fp32": Kernel(_low_rank_fp32.address)}

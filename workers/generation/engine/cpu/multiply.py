@@ -1,0 +1,126 @@
+"""The base's products: packed weights, any number of rows.
+
+Weights are panels of PANEL outputs, `[panels, in / PACK, PANEL, PACK]`, where PACK numbers fill a 32-bit word. While a
+panel is multiplied, the one that this thread takes next is asked from memory, spread over the passes. Every row is
+added up in the same order, however many share the call: a token does not depend on its company.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from numba import carray
+from numba.core import types
+from numba.extending import overload
+from torch import Tensor
+
+from workers.generation.engine import cpu
+from workers.generation.engine.cpu.openmp import Kernel
+from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u16, body, compiled, load, store, take, typed
+from workers.generation.engine.cpu.tile import MOST, MULTIPLY
+
+PANEL = 64
+STEP = 4 * PANEL  # bytes of a panel per word of the rows
+ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
+AHEAD = 16 * STEP
+_bf16, _fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
+
+
+def pack(weight: Tensor) -> Tensor:
+    """`[out, in]` → panels; the last one is filled up with zeros."""
+    outer, inner = weight.shape
+    words = 4 // weight.itemsize
+    padded = torch.nn.functional.pad(weight, (0, 0, 0, -outer % PANEL))
+    return padded.view(-1, PANEL, inner // words, words).transpose(1, 2).contiguous()
+
+
+def packs(weight: Tensor) -> bool:
+    """Whole words of inputs, at whole words in memory."""
+    return weight.dtype in cpu.KINDS and weight.shape[1] * weight.itemsize % 4 == 0
+
+
+def multiply(x: Tensor, panels: Tensor, outer: int, bias: Tensor | None, onto: Tensor | None) -> Tensor:
+    """x `[1, rows, in]` · weightᵀ + bias + onto → `[1, rows, outer]`."""
+    _, rows, inner = x.shape
+    result = x.new_empty(1, rows, outer)
+    if rows:
+        shared = rows * panels.shape[0] // (2 * torch.get_num_threads())
+        per_task = min(rows, ROWS, max(MOST, shared // MOST * MOST))
+        KERNELS[cpu.KINDS[x.dtype]](
+            x.data_ptr(),
+            panels.data_ptr(),
+            result.data_ptr(),
+            inner * x.itemsize // 4,
+            outer,
+            rows,
+            per_task,
+            0 if bias is None else bias.data_ptr(),
+            0 if onto is None else onto.data_ptr(),
+        )
+    return result
+
+
+def _pass(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> None:
+    """total[rows, PANEL] = rows of x · panel."""
+    raise NotImplementedError
+
+
+@overload(_pass, inline="always")
+def _pass_of(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> Any:
+    product = _bf16 if like.dtype == types.uint16 else _fp32
+
+    def run(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> None:
+        product(rows, x, 4 * words, panel, STEP, words, total, STEP, 0, ahead, ahead_stride)
+
+    return run
+
+
+@compiled
+def _multiply(pointer: Any, out: Any) -> None:
+    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto."""
+    a = carray(pointer, 10)
+    words, outer, rows, per_task = a[4], a[5], a[6], a[7]
+    panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
+    bias, onto = typed(out, a[8]), typed(out, a[9])
+    total = np.empty(MOST * PANEL, dtype=np.float32)
+    address = total.ctypes.data
+    following = take(pointer, 1)
+    while following < panels * pieces:
+        task, following = following, take(pointer, 1)
+        column, begin = task % panels * PANEL, task // panels * per_task
+        end, width = min(begin + per_task, rows), min(PANEL, outer - column)
+        panel, later = a[2] + task % panels * words * STEP, a[2] + following % panels * words * STEP
+        passes = (end - begin + MOST - 1) // MOST
+        for at in range(passes):
+            first = begin + at * MOST
+            count = min(MOST, end - first)
+            ahead, stride = later + words // passes * at * STEP, STEP // passes
+            if passes == 1:
+                ahead, stride = panel + AHEAD, STEP
+            _pass(out, count, a[1] + first * words * 4, words, panel, address, ahead, stride)
+            for r in range(count):
+                own, place = total[r * PANEL : r * PANEL + width], (first + r) * outer + column
+                target = out[place : place + width]
+                if a[8] != 0:
+                    added = bias[column : column + width]
+                    for j in range(width):
+                        own[j] += load(added[j])
+                if a[9] != 0:
+                    added = onto[place : place + width]
+                    for j in range(width):
+                        own[j] += load(added[j])
+                for j in range(width):
+                    store(target, j, own[j])
+
+
+@body
+def _multiply_bf16(pointer: Any) -> None:
+    _multiply(pointer, carray(as_u16(carray(pointer, 4)[3]), ALL))
+
+
+@body
+def _multiply_fp32(pointer: Any) -> None:
+    _multiply(pointer, carray(as_f32(carray(pointer, 4)[3]), ALL))
+
+
+KERNELS = {"bf16": Kernel(_multiply_bf16.address), "fp32": Kernel(_multiply_fp32.address)}
