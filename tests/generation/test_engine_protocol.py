@@ -169,10 +169,16 @@ def test_an_adapter_must_be_loaded_and_can_come_and_go(engine: Engine, llama: Pa
 
 
 def test_an_adapter_in_use_outlives_its_unloading(engine: Engine, llama: Path) -> None:
-    begun = threading.Event()
-    answer = ask(engine, IDS, "a2", max_tokens=100, on_event=lambda _: begun.set())
+    begun, unloaded = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        begun.set()
+        assert unloaded.wait(30)
+
+    answer = ask(engine, IDS, "a2", max_tokens=100, on_event=hold)
     assert begun.wait(30)
     engine.unload_adapter("a2")
+    unloaded.set()
     assert answer.wait().ids() == reference(llama, "a2", IDS, 100)
     assert ask(engine, IDS, "a2").wait().ids() == answer.ids()[:24]
 

@@ -1,8 +1,8 @@
 """Many LoRA adapters over one copy of the base: their tensors, and the linear that applies them.
 
-A step's rows of one adapter are contiguous. Long runs (prefill) take two products of their own; the single rows of
-decoding sequences share one kernel call per linear (the segmented form of Punica, arXiv 2310.18547). So the cost
-grows with the tokens, not with how many adapters there are.
+A step's rows of one adapter are contiguous. On a processor all share one kernel call per linear (the segmented form of
+Punica, arXiv 2310.18547), elsewhere each run takes two products. So the cost grows with the tokens, not with how many
+adapters there are.
 """
 
 import json
@@ -17,8 +17,6 @@ from workers.generation.engine import cpu
 from workers.generation.engine.linear import Product
 
 PREFIX = "base_model.model."
-LONG_RUN = 16
-ENTRY = 5  # numbers per part in an adapter's table
 
 
 @dataclass(frozen=True)
@@ -32,13 +30,13 @@ class Part:
 
 @dataclass
 class Adapter:
-    """`factors`: name of a linear → (A `[rank, in]`, B `[rank, out]` with the scale folded in).
-
-    `table`: `[linears, parts, 5]` integers that the kernel reads: address of A, of B, rank, first column, width.
+    """`factors`: name of a linear → (A `[rank, in]`, B `[rank, out]` with the scale folded in), or both as the kernel
+    packs them; `table` then tells it where they are, `[linears, parts, integers]`. `rank`: the highest.
     """
 
     factors: dict[str, tuple[Tensor, Tensor]]
-    table: Tensor
+    table: Tensor | None
+    rank: int
     users: int = 0
 
     @property
@@ -59,23 +57,27 @@ class Run:
 class StepAdapters:
     """Which rows of the present step use which adapter, shared with every adapter-aware linear of a model.
 
-    `rows` and their `adapters` (places in `tables`) are for the kernel; `runs` are long, or all where it cannot run.
+    For the kernel: `pieces` `[n, 3]` (first row, rows, place in `tables`); elsewhere `runs`.
     """
 
     runs: list[Run] = field(default_factory=list)
-    rows: Tensor | None = None
-    adapters: Tensor | None = None
+    pieces: Tensor | None = None
     tables: Tensor | None = None
+    rank: int = 0
 
     def set(self, runs: list[Run], kernels: bool) -> None:
-        """`kernels`: short runs go to the kernel, row by row."""
-        self.runs = [run for run in runs if not kernels or run.end - run.begin >= LONG_RUN]
-        short = [run for run in runs if kernels and run.end - run.begin < LONG_RUN]
-        self.rows = None
-        if short:
-            self.rows = torch.tensor([row for run in short for row in range(run.begin, run.end)])
-            self.adapters = torch.tensor([at for at, run in enumerate(short) for _ in range(run.begin, run.end)])
-            self.tables = torch.stack([run.adapter.table for run in short])
+        self.runs, self.pieces, self.tables = ([] if kernels else runs), None, None
+        if kernels and runs:
+            from workers.generation.engine.cpu.low_rank import ROWS
+
+            pieces = [
+                (row, min(ROWS, run.end - row), at)
+                for at, run in enumerate(runs)
+                for row in range(run.begin, run.end, ROWS)
+            ]
+            self.pieces = torch.tensor(pieces)
+            self.tables = torch.stack([run.adapter.table for run in runs if run.adapter.table is not None])
+            self.rank = max(run.adapter.rank for run in runs)
 
 
 class AdapterLinear(nn.Module):
@@ -95,46 +97,46 @@ class AdapterLinear(nn.Module):
                 if factors is not None:
                     columns = result[0, run.begin : run.end, part.begin : part.begin + part.width]
                     columns.addmm_(rows @ factors[0].t(), factors[1])
-        if self.step.rows is not None:
-            self._single_rows(hidden, result)
+        if self.step.pieces is not None:
+            self._by_kernel(hidden, result)
         return result
 
-    def _single_rows(self, hidden: Tensor, result: Tensor) -> None:
+    def _by_kernel(self, hidden: Tensor, result: Tensor) -> None:
         from workers.generation.engine.cpu.low_rank import LOW_RANK
 
-        step = self.step
-        assert step.rows is not None and step.adapters is not None and step.tables is not None  # noqa: S101 (set at once)
+        pieces, tables = self.step.pieces, self.step.tables
+        assert pieces is not None and tables is not None  # noqa: S101 (set at once)
+        hidden = hidden.contiguous()
         LOW_RANK[cpu.KINDS[hidden.dtype]](
             hidden.data_ptr(),
             result.data_ptr(),
-            step.rows.numel(),
             hidden.shape[2],
             result.shape[2],
-            step.rows.data_ptr(),
-            step.adapters.data_ptr(),
-            step.tables.data_ptr() + self.index * step.tables.stride(1) * 8,
-            step.tables.stride(0),
+            pieces.data_ptr(),
+            pieces.shape[0],
+            tables.data_ptr() + self.index * tables.stride(1) * 8,
+            tables.stride(0),
             len(self.parts),
+            self.step.rank,
         )
 
 
 class AdapterFormat:
     """What adapters of one base look like: its linears by name, as the model runner replaced them."""
 
-    def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device, kernels: bool) -> None:
         self._places = {
             part.name: (linear.index, at, part) for linear in linears for at, part in enumerate(linear.parts)
         }
         self._widths = {part.name: linear.product.in_features for linear in linears for part in linear.parts}
-        self._shape = (len(linears), max((len(linear.parts) for linear in linears), default=0), ENTRY)
-        self._dtype, self._device = dtype, device
+        self._shape = (len(linears), max((len(linear.parts) for linear in linears), default=0))
+        self._dtype, self._device, self._kernels = dtype, device, kernels
 
     def read(self, folder: Path) -> Adapter:
         """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
         torch.set_num_threads(1)  # of the calling thread; the engine's has its own (see TorchEngine._load)
         config = json.loads((folder / "adapter_config.json").read_text())
         factors = {}
-        table = torch.zeros(self._shape, dtype=torch.int64)
         with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
             keys = set(weights.keys())
             names = sorted(key for key in keys if key.endswith(".lora_A.weight"))
@@ -153,10 +155,17 @@ class AdapterFormat:
                 up = b.t().float() * _scale(config, a.shape[0])
                 pair = self._own(a), self._own(up)
                 factors[name] = pair
-                linear, at, part = place
-                entry = [pair[0].data_ptr(), pair[1].data_ptr(), a.shape[0], part.begin, part.width]
-                table[linear, at] = torch.tensor(entry)
-        return Adapter(factors, table)
+        return self._packed(factors) if self._kernels else Adapter(factors, None, 0)
+
+    def _packed(self, factors: dict[str, tuple[Tensor, Tensor]]) -> Adapter:
+        from workers.generation.engine.cpu.low_rank import ENTRY, entry, pack_down, pack_up
+
+        table = torch.zeros(*self._shape, ENTRY, dtype=torch.int64)
+        packed = {name: (pack_down(a), pack_up(b)) for name, (a, b) in factors.items()}
+        for name, (a, b) in packed.items():
+            linear, at, part = self._places[name]
+            table[linear, at] = torch.tensor(entry(a, b, part.begin, part.width))
+        return Adapter(packed, table, max((a.shape[0] for a, _ in packed.values()), default=0))
 
     def _own(self, factor: Tensor) -> Tensor:
         """A copy of its own: the kernel reads it by address."""

@@ -57,7 +57,7 @@ class ModelRunner:
         self.kernels = kernels and cpu.serves(self.device, self.dtype, head_dim)
         self._step = StepAdapters()
         linears = Surgeon(self.model, self._step, self.kernels).operate()
-        self._format = AdapterFormat(linears, self.dtype, self.device)
+        self._format = AdapterFormat(linears, self.dtype, self.device, self.kernels)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self._pages = [

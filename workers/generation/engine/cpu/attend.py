@@ -101,12 +101,16 @@ def _soften(scores: Any, weights: Any, result: Any, before: Any, begin: Any, end
         scores[j] = LEAST
     most = max(before, greatest(scores.ctypes.data, scores.size) * scale)
     total = np.float32(0)
-    for j in range(scores.size):
-        weight = exp(scores[j] * scale - most)
-        scores[j] = weight
-        total += weight
-    for j in range(scores.size):
-        store(weights, j, scores[j])
+    for page in range(0, scores.size, PAGE):  # of one length, so that the order of the sum is the same for any end
+        line, own = scores[page : page + PAGE], weights[page : page + PAGE]
+        added = np.float32(0)
+        for j in range(PAGE):
+            weight = exp(line[j] * scale - most)
+            line[j] = weight
+            added += weight
+        for j in range(PAGE):
+            store(own, j, line[j])
+        total += added
     shrink = np.float32(1)
     if most > before:
         shrink = exp(before - most)

@@ -1,5 +1,5 @@
-"""The one inner loop of attention: a few rows times a panel, kept in vector registers; spelled in LLVM's language, for
-numba cannot be told which numbers to keep there.
+"""The inner loops that the kernels share, above all a few rows times a panel; spelled in LLVM's language, for numba
+cannot be told which numbers to keep in vector registers.
 
 A row is 32-bit words: one fp32 number each, or two bf16 numbers that meet the same two of the panel. For each word of
 the rows the panel holds `vectors` times 16 words. So a step is a broadcast and a fused multiply-add, or bf16's product
@@ -19,6 +19,7 @@ from workers.generation.engine.cpu.scalar import compiled
 LANES = 16
 LINE = 64
 MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
+RANKS = 4  # lines of `dots`
 HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16"))
 BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
@@ -69,7 +70,7 @@ def _spread(builder: Any, word: Any) -> Any:
 
 
 def tile(rows: int, vectors: int, pairs: bool) -> Any:
-    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)`, all in bytes but words.
+    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)`; strides in bytes.
 
     out `[rows, 16 · vectors]` fp32 = (out if `add`) + rows · panel. `ahead`: what is asked from memory meanwhile, in
     the panel's form.
@@ -152,7 +153,47 @@ def greatest(_: Any, address: Any, count: Any) -> Any:
     return types.float32(types.int64, types.int64), codegen
 
 
-def _family(vectors: int, pairs: bool) -> Any:
+def dots(pairs: bool) -> Any:
+    """`(row, lines, stride, words, out)`: out[RANKS] fp32 = row · each of RANKS lines; `words` a multiple of LANES."""
+    step = _multiply_add_pairs if pairs else _multiply_add
+
+    @intrinsic
+    def run(_: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row, lines, stride, words, out = arguments
+            row, lines = builder.inttoptr(row, BYTES), builder.inttoptr(lines, BYTES)
+            out = builder.inttoptr(out, ir.FloatType().as_pointer())
+            starts = [builder.gep(lines, [builder.mul(LONG(line), stride)]) for line in range(RANKS)]
+            entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+            builder.branch(loop)
+
+            builder.position_at_end(loop)
+            at, totals = builder.phi(LONG), [builder.phi(FLOATS) for _ in starts]
+            own = builder.load(_typed(builder, row, at, WORDS), align=4)
+            others = [builder.load(_typed(builder, start, at, WORDS), align=4) for start in starts]
+            after = [step(builder, own, other, total) for other, total in zip(others, totals, strict=True)]
+            following = builder.add(at, LONG(LINE))
+            builder.cbranch(builder.icmp_signed("<", following, builder.mul(words, LONG(4))), loop, end)
+            at.add_incoming(LONG(0), entry)
+            at.add_incoming(following, loop)
+            for total, last in zip(totals, after, strict=True):
+                total.add_incoming(ir.Constant(FLOATS, [0.0] * LANES), entry)
+                total.add_incoming(last, loop)
+
+            builder.position_at_end(end)
+            kind = ir.FunctionType(ir.FloatType(), [ir.FloatType(), FLOATS])
+            add = get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fadd.v16f32")
+            for line, last in enumerate(after):
+                total = builder.call(add, [ir.Constant(ir.FloatType(), 0.0), last], fastmath=["reassoc"])
+                builder.store(total, builder.gep(out, [LONG(line)]))
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5), codegen
+
+    return run
+
+
+def family(vectors: int, pairs: bool) -> Any:
     """Any number of rows, as few tiles."""
     six, five, four, three, two, one = (tile(rows, vectors, pairs) for rows in range(MOST, 0, -1))
 
@@ -177,4 +218,5 @@ def _family(vectors: int, pairs: bool) -> Any:
     return run
 
 
-MULTIPLY = {(vectors, pairs): _family(vectors, pairs) for vectors in (1, 2, 4) for pairs in (False, True)}
+DOTS = {pairs: dots(pairs) for pairs in (False, True)}
+MULTIPLY = {(vectors, pairs): family(vectors, pairs) for vectors in (1, 2, 4) for pairs in (False, True)}

@@ -1,0 +1,37 @@
+"""A token does not depend on its company: in bf16 too, to the last bit, alone, in a batch, cut into chunks, preempted,
+or with its prompt found in the cache."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.generation.tiny import Answer, ask, prompts, start_engine
+from workers.generation.engine.engine import TorchEngine
+
+
+def told(answer: Answer) -> list[object]:
+    """Tokens with the exact log-probabilities of the likeliest ones."""
+    return [each for event in answer.wait().events for each in (*event.ids, *event.logprobs)]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+def test_log_probabilities_are_the_same_bits_alone_in_a_batch_in_chunks_and_from_the_cache(
+    family: Path, dtype: str
+) -> None:
+    pytest.importorskip("numba")
+    jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(16))]
+
+    def start(engine: TorchEngine, job: tuple[list[int], str | None]) -> Answer:
+        return ask(engine, *job, seed=5, temperature=1, logprobs=3)
+
+    roomy = start_engine(family, dtype=dtype, max_batch_tokens=512)
+    alone = [told(start(roomy, job)) for job in jobs]
+    cached = [told(start(roomy, job)) for job in jobs]
+    roomy.close()
+    cramped = start_engine(family, dtype=dtype, kv_cache_tokens=256, max_batch_tokens=16, max_batch=16)
+    together = [start(cramped, job) for job in jobs]
+    crowded = [told(answer) for answer in together]
+    assert cramped.stats().preemptions > 0
+    cramped.close()
+    assert cached == alone
+    assert crowded == alone
