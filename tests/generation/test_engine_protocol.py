@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 from app.inference.wire_events import SamplingParams
 from tests.generation import implementations
 from tests.generation.implementations import ADAPTERS, END, IMPLEMENTATIONS
-from tests.generation.tiny import CONTEXT, Answer, prompts, reference, save_family
+from tests.generation.tiny import CONTEXT, Answer, Held, prompts, reference, save_family
 from tests.generation.tiny import ask as ask_until_end
 from workers.generation.engine.protocol import AdapterNotLoaded, Engine, EngineClosed, RequestTooLong
 from workers.generation.engine.request import EngineRequest, StepEvent
@@ -138,10 +138,10 @@ def test_the_context_bounds_the_reply(engine: Engine) -> None:
 
 
 def test_a_cancel_ends_every_choice_and_frees_the_cache(engine: Engine) -> None:
-    begun = threading.Event()
-    answer = ask(engine, IDS, "a1", max_tokens=200, n=2, on_event=lambda _: begun.set())
-    assert begun.wait(30)
-    engine.cancel(answer.handle)
+    held = Held()
+    answer = ask(engine, IDS, "a1", max_tokens=200, n=2, on_event=held)
+    with held:
+        engine.cancel(answer.handle)
     answer.wait()
     assert answer.finish(0) == answer.finish(1) == "cancelled"
     assert len(answer.ids()) < 200
@@ -169,25 +169,19 @@ def test_an_adapter_must_be_loaded_and_can_come_and_go(engine: Engine, llama: Pa
 
 
 def test_an_adapter_in_use_outlives_its_unloading(engine: Engine, llama: Path) -> None:
-    begun, unloaded = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        begun.set()
-        assert unloaded.wait(30)
-
-    answer = ask(engine, IDS, "a2", max_tokens=100, on_event=hold)
-    assert begun.wait(30)
-    engine.unload_adapter("a2")
-    unloaded.set()
+    held = Held()
+    answer = ask(engine, IDS, "a2", max_tokens=100, on_event=held)
+    with held:
+        engine.unload_adapter("a2")
     assert answer.wait().ids() == reference(llama, "a2", IDS, 100)
     assert ask(engine, IDS, "a2").wait().ids() == answer.ids()[:24]
 
 
 def test_adapters_load_while_a_batch_runs_and_change_nothing_in_it(engine: Engine, llama: Path) -> None:
-    begun = threading.Event()
-    answer = ask(engine, IDS, "a3", max_tokens=100, on_event=lambda _: begun.set())
-    assert begun.wait(30)
-    engine.load_adapter("guest", llama / "a0")
+    held = Held()
+    answer = ask(engine, IDS, "a3", max_tokens=100, on_event=held)
+    with held:
+        engine.load_adapter("guest", llama / "a0")
     guest = ask(engine, IDS, "guest").wait().ids()
     engine.unload_adapter("guest")
     assert guest == reference(llama, "a0", IDS, 24)

@@ -1,5 +1,6 @@
 """Tiny random models and adapters of each family, and what transformers + PEFT says they should answer."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,6 +153,23 @@ class Answer:
 
     def finish(self, index: int = 0) -> str | None:
         return next(event.finish for event in self.events if event.index == index and event.finish)
+
+
+class Held:
+    """A listener that keeps its request where it is, from its first token until the end of `with`."""
+
+    def __init__(self) -> None:
+        self._begun, self._over = threading.Event(), threading.Event()
+
+    def __call__(self, _: StepEvent) -> None:
+        self._begun.set()
+        assert self._over.wait(30)
+
+    def __enter__(self) -> None:
+        assert self._begun.wait(30)
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
 
 
 def ask(

@@ -19,7 +19,6 @@ from workers.generation.engine.cpu.scalar import (
     as_f32,
     as_i64,
     as_u16,
-    body,
     compiled,
     exp,
     number,
@@ -196,16 +195,14 @@ def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
                 store(target, d, result[r * width + d] / total[r])
 
 
-@body
 def _attend_bf16(pointer: Any) -> None:
     a = carray(pointer, 5)
     _attend(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[4]), ALL))
 
 
-@body
 def _attend_fp32(pointer: Any) -> None:
     a = carray(pointer, 5)
     _attend(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[4]), ALL))
 
 
-ATTEND = {"bf16": Kernel(_attend_bf16.address), "fp32": Kernel(_attend_fp32.address)}
+ATTEND = {"bf16": Kernel(_attend_bf16), "fp32": Kernel(_attend_fp32)}

@@ -15,7 +15,6 @@ from workers.generation.engine.cpu.scalar import (
     as_f64,
     as_i64,
     as_u16,
-    body,
     compiled,
     exp,
     load,
@@ -96,17 +95,15 @@ def _choose(pointer: Any, logits: Any) -> None:
             chosen[row] = _find(own, blocks, most)
 
 
-@body
 def _choose_bf16(pointer: Any) -> None:
     _choose(pointer, carray(as_u16(carray(pointer, 2)[1]), ALL))
 
 
-@body
 def _choose_fp32(pointer: Any) -> None:
     _choose(pointer, carray(as_f32(carray(pointer, 2)[1]), ALL))
 
 
-CHOOSE = {"bf16": Kernel(_choose_bf16.address), "fp32": Kernel(_choose_fp32.address)}
+CHOOSE = {"bf16": Kernel(_choose_bf16), "fp32": Kernel(_choose_fp32)}
 
 
 def choose(logits: Tensor, inverse_temperatures: Tensor, shares: Tensor) -> Tensor:

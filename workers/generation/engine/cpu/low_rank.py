@@ -15,7 +15,7 @@ from numba.extending import overload
 from torch import Tensor
 
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, body, compiled, load, store, take, typed
+from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, load, store, take, typed
 from workers.generation.engine.cpu.tile import DOTS, LANES, MOST, MULTIPLY, RANKS
 
 ENTRY = 6  # integers per part in an adapter's table
@@ -124,16 +124,14 @@ def _low_rank(pointer: Any, x: Any, out: Any) -> None:
                         store(to, j, load(to[j]) + change[j])
 
 
-@body
 def _low_rank_bf16(pointer: Any) -> None:
     a = carray(pointer, 3)
     _low_rank(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
 
 
-@body
 def _low_rank_fp32(pointer: Any) -> None:
     a = carray(pointer, 3)
     _low_rank(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-LOW_RANK = {"bf16": Kernel(_low_rank_bf16.address), "fp32": Kernel(_low_rank_fp32.address)}
+LOW_RANK = {"bf16": Kernel(_low_rank_bf16), "fp32": Kernel(_low_rank_fp32)}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u16, body, compiled, load, store, take, typed
+from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u16, compiled, load, store, take, typed
 from workers.generation.engine.cpu.tile import MOST, MULTIPLY
 
 PANEL = 64
@@ -113,14 +113,12 @@ def _multiply(pointer: Any, out: Any) -> None:
                     store(target, j, own[j])
 
 
-@body
 def _multiply_bf16(pointer: Any) -> None:
     _multiply(pointer, carray(as_u16(carray(pointer, 4)[3]), ALL))
 
 
-@body
 def _multiply_fp32(pointer: Any) -> None:
     _multiply(pointer, carray(as_f32(carray(pointer, 4)[3]), ALL))
 
 
-KERNELS = {"bf16": Kernel(_multiply_bf16.address), "fp32": Kernel(_multiply_fp32.address)}
+KERNELS = {"bf16": Kernel(_multiply_bf16), "fp32": Kernel(_multiply_fp32)}

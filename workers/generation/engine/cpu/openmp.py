@@ -7,11 +7,12 @@ to `arguments[0]`. Where torch's OpenMP has no `GOMP_parallel`, the calling thre
 
 import ctypes
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
-
-Body = Callable[[ctypes.Array[ctypes.c_int64]], None]
+from numba import cfunc, types
 
 
 def _team_launcher() -> Callable[..., None] | None:
@@ -30,11 +31,20 @@ _LAUNCH = _team_launcher()
 
 
 class Kernel:
-    """One compiled function; call it with integers (addresses, sizes) that follow the work counter."""
+    """One function, compiled at its first call; its arguments are integers (addresses, sizes) after the counter."""
 
-    def __init__(self, address: int) -> None:
-        self._address = address
-        self._alone = ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)
+    def __init__(self, function: Callable[[Any], None]) -> None:
+        self._function = function
+
+    @cached_property
+    def _address(self) -> int:
+        return int(
+            cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")(self._function).address
+        )
+
+    @cached_property
+    def _alone(self) -> Callable[[Any], None]:
+        return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
 
     def alone(self, *arguments: int) -> None:
         """In the calling thread: for work that is done before a team would have woken."""

@@ -10,7 +10,6 @@ from workers.generation.engine.cpu.scalar import (
     ALL,
     as_f32,
     as_u16,
-    body,
     compiled,
     exp,
     load,
@@ -64,29 +63,25 @@ def _gate(pointer: Any, x: Any, out: Any) -> None:
                     store(to, at, g / (np.float32(1) + exp(-inner)) * load(up[at]))
 
 
-@body
 def _norm_bf16(pointer: Any) -> None:
     a = carray(pointer, 4)
     _norm(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL))
 
 
-@body
 def _norm_fp32(pointer: Any) -> None:
     a = carray(pointer, 4)
     _norm(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL))
 
 
-@body
 def _gate_bf16(pointer: Any) -> None:
     a = carray(pointer, 3)
     _gate(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
 
 
-@body
 def _gate_fp32(pointer: Any) -> None:
     a = carray(pointer, 3)
     _gate(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-NORM = {"bf16": Kernel(_norm_bf16.address), "fp32": Kernel(_norm_fp32.address)}
-GATE = {"bf16": Kernel(_gate_bf16.address), "fp32": Kernel(_gate_fp32.address)}
+NORM = {"bf16": Kernel(_norm_bf16), "fp32": Kernel(_norm_fp32)}
+GATE = {"bf16": Kernel(_gate_bf16), "fp32": Kernel(_gate_fp32)}

@@ -12,7 +12,6 @@ from workers.generation.engine.cpu.scalar import (
     as_f32,
     as_i64,
     as_u16,
-    body,
     compiled,
     finite,
     load,
@@ -76,7 +75,6 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
                 line[d * pack + offset_in_page % pack] = finite(value[d])
 
 
-@body
 def _rotate_bf16(pointer: Any) -> None:
     a = carray(pointer, 8)
     cos, sin = carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL)
@@ -85,7 +83,6 @@ def _rotate_bf16(pointer: Any) -> None:
     _rotate(pointer, carray(as_u16(a[1]), ALL), cos, sin, norms[0], norms[1], pages)
 
 
-@body
 def _rotate_fp32(pointer: Any) -> None:
     a = carray(pointer, 8)
     cos, sin = carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL)
@@ -94,4 +91,4 @@ def _rotate_fp32(pointer: Any) -> None:
     _rotate(pointer, carray(as_f32(a[1]), ALL), cos, sin, norms[0], norms[1], pages)
 
 
-ROTATE = {"bf16": Kernel(_rotate_bf16.address), "fp32": Kernel(_rotate_fp32.address)}
+ROTATE = {"bf16": Kernel(_rotate_bf16), "fp32": Kernel(_rotate_fp32)}

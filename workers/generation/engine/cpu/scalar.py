@@ -1,18 +1,23 @@
 """The few things that numba lacks: bf16 numbers, typed memory behind an address, an atomic counter, a fast exp."""
 
 from functools import lru_cache
+from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
-from numba import carray, cfunc, njit, types
-from numba.core import cgutils
+from numba import carray, njit, types
+from numba.core import config
 from numba.extending import intrinsic, overload
+
+# numba keeps compiled code per source file and does not see a change in another one: so per state of all of them.
+_SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+_CACHE = Path(config.CACHE_DIR) if config.CACHE_DIR else Path(__file__).parent / "__pycache__"
+config.CACHE_DIR = str(_CACHE / blake2b(_SOURCES, digest_size=8).hexdigest())
 
 ALL = 1 << 60  # the length of an array whose end nobody checks
 # Division by zero gives infinity, as everywhere in floating point: an exception could go nowhere from a kernel.
-compiled = njit(fastmath=True, cache=True, error_model="numpy")
-body = cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")
+compiled = njit(fastmath=True, error_model="numpy")
 
 
 def _pointer(kind: Any) -> Any:
@@ -27,7 +32,6 @@ def _pointer(kind: Any) -> Any:
 
 
 as_u16 = _pointer(types.uint16)
-as_u32 = _pointer(types.uint32)
 as_f32 = _pointer(types.float32)
 as_f64 = _pointer(types.float64)
 as_i64 = _pointer(types.int64)
@@ -41,34 +45,6 @@ def take(_: Any, counter: Any, amount: Any) -> Any:
         return builder.atomic_rmw("add", arguments[0], arguments[1], "monotonic")
 
     return types.int64(types.CPointer(types.int64), types.int64), codegen
-
-
-@intrinsic
-def prefetch(_: Any, array: Any, index: Any) -> Any:
-    """Ask for the cache line of `array[index]`; an index past the end is harmless."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
-        byte, int32 = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, int32, int32, int32])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        address = builder.bitcast(builder.gep(data, [arguments[1]]), byte)
-        builder.call(function, [address, int32(0), int32(3), int32(1)])
-        return context.get_dummy_value()
-
-    return types.void(array, index), codegen
-
-
-@njit(inline="always")
-def low(pair: Any) -> Any:
-    """The first bf16 of two in a 32-bit word, as fp32."""
-    return np.uint32(pair << np.uint32(16)).view(np.float32)
-
-
-@njit(inline="always")
-def high(pair: Any) -> Any:
-    """The second one."""
-    return np.uint32(pair & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def load(value: Any) -> Any:
