@@ -55,6 +55,8 @@ class ModelRunner:
         kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.kernels = kernels and cpu.serves(self.device, self.dtype, head_dim)
+        if self.kernels:
+            cpu.prepare(self.dtype)
         self._step = StepAdapters()
         linears = Surgeon(self.model, self._step, self.kernels).operate()
         self._format = AdapterFormat(linears, self.dtype, self.device, self.kernels)

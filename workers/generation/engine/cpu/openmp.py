@@ -46,6 +46,10 @@ class Kernel:
     def _alone(self) -> Callable[[Any], None]:
         return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
 
+    def prepare(self) -> None:
+        """Compile now (seconds, where no cache holds it), so that nobody's first request waits for it."""
+        assert self._address  # noqa: S101 (made by asking)
+
     def alone(self, *arguments: int) -> None:
         """In the calling thread: for work that is done before a team would have woken."""
         self._alone((ctypes.c_int64 * (len(arguments) + 1))(0, *arguments))
