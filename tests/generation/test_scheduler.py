@@ -136,3 +136,24 @@ def test_a_tenant_with_many_requests_does_not_hold_up_another() -> None:
         batch = scheduler.schedule()
         scheduler.advance(batch, [Sample(1) for _ in batch.sampled])
     assert scheduler.waiting_count > 10
+
+
+def test_choices_of_one_request_share_its_prompt() -> None:
+    request = EngineRequest(tuple(range(10)), SamplingParams(max_tokens=5, temperature=0, n=3), None, "anna")
+    handle = Handle(request, lambda _: None)
+    scheduler = Scheduler(BlockPool(20, BLOCK), 8, 100)
+    for index in range(3):
+        scheduler.add(Sequence(handle, index, Spelled(), frozenset(), 10_000))
+    other = new_sequence(10, 5, None, "anna")
+    scheduler.add(other)
+    first = scheduler.schedule()
+    assert [(chunk.sequence.index, chunk.length) for chunk in first.chunks] == [(0, 10), (0, 10)]
+    assert first.chunks[1].sequence is other
+    scheduler.advance(first, [Sample(1), Sample(1)])
+    second = scheduler.schedule()
+    assert sorted((chunk.sequence.index, chunk.start, chunk.length) for chunk in second.chunks) == [
+        (0, 10, 1),
+        (0, 10, 1),
+        (1, 8, 2),
+        (2, 8, 2),
+    ]

@@ -1,14 +1,17 @@
 """Bases come in by the real import, or are refused with the reason."""
 
 import json
+import shutil
 from pathlib import Path
 
+import pytest
 from sqlalchemy.orm import Session
 
 from app.variants.bases import find_base, start_import
 from models_registry.prompt import Message, Renderer
 from models_registry.store import open_store
 from tests.conftest import Base, Services
+from tests.generation.tiny import new_model
 from workers.model_import.task import run_import
 
 
@@ -46,6 +49,23 @@ def test_pickled_weights_are_refused(services: Services, tmp_path: Path) -> None
     (tmp_path / "config.json").write_text(json.dumps({"architectures": ["LlamaForCausalLM"], "model_type": "llama"}))
     (tmp_path / "pytorch_model.bin").write_bytes(b"\x80\x04")
     assert "pickled" in refused(services, "pickled", str(tmp_path))
+
+
+@pytest.mark.parametrize("family", ["gemma3", "gpt2"])
+def test_another_family_comes_in_with_its_linears(services: Services, base: Base, tmp_path: Path, family: str) -> None:
+    from app.database import transaction
+
+    shutil.copytree(base.source, tmp_path, dirs_exist_ok=True)
+    model = new_model(family)
+    model.resize_token_embeddings(384)
+    model.save_pretrained(tmp_path)
+    with transaction() as tx:
+        start_import(tx, f"tiny-{family}-import", str(tmp_path))
+    run_import(f"tiny-{family}-import", str(tmp_path))
+    with transaction() as tx:
+        row = find_base(tx, f"tiny-{family}-import")
+    assert (row.status, row.architecture) == ("ready", type(model).__name__), row.status_details
+    assert len(row.shape["linears"]) == 3 * (4 if family == "gpt2" else 7)
 
 
 def test_a_missing_wheel_is_refused(services: Services) -> None:

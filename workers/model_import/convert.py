@@ -120,8 +120,6 @@ def check_architecture(config: dict[str, Any]) -> None:
     if names[0] not in SUPPORTED.values():
         known = ", ".join(sorted(SUPPORTED.values()))
         raise Refused(f"architecture {names[0]} is not supported: a decoder with ordinary K/V is needed ({known})")
-    if config.get("sliding_window") and config.get("use_sliding_window", True):
-        raise Refused("sliding-window attention is not supported yet")
 
 
 def save(model: Any, folder: Path, license: str) -> BaseFacts:

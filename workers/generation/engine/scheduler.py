@@ -89,8 +89,8 @@ class Scheduler:
         budget = self.max_batch_tokens - len(batch.chunks)
         for sequence in [sequence for sequence in self.running if sequence.pending > 1]:
             budget -= self._prefill(batch, sequence, budget)
-        while budget > 0 and self.waiting and self._admit(self._next_waiting()):
-            budget -= self._prefill(batch, self.running[-1], budget)
+        while budget > 0 and (next_one := self._next_waiting()) is not None and self._admit(next_one):
+            budget -= self._prefill(batch, next_one, budget)
         batch.chunks.sort(key=lambda chunk: chunk.sequence.adapter or "")
         return batch
 
@@ -171,10 +171,19 @@ class Scheduler:
         else:
             self._forget_waiting(sequence)
 
-    def _next_waiting(self) -> Sequence:
-        """The first of the tenant that has the fewest sequences running; between equals, who has waited longer."""
+    def _next_waiting(self) -> Sequence | None:
+        """The first of the tenant that has the fewest sequences running; between equals, who has waited longer.
+
+        A request's further choices wait until the prompt that they share is in the cache.
+        """
         running = Counter(sequence.request.tenant for sequence in self.running)
-        return self.waiting[min(self.waiting, key=lambda tenant: running[tenant])][0]
+        begun = {sequence.handle for sequence in self.running}
+        begun -= {sequence.handle for sequence in self.running if sequence.computed >= sequence.prompt_length}
+        for tenant in sorted(self.waiting, key=lambda tenant: running[tenant]):
+            for sequence in self.waiting[tenant]:
+                if sequence.handle not in begun or sequence.prompt_length <= self.cache.block_size:
+                    return sequence
+        return None
 
     def _all_waiting(self) -> list[Sequence]:
         return [sequence for queue in self.waiting.values() for sequence in queue]
