@@ -18,14 +18,14 @@ class OurEngine:
 
     label = "gptstore"
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, options: EngineOptions | None = None) -> None:
         self.version = importlib.metadata.version("gptstore")
         renderer = Renderer.load(setup.base)
         self.engine = TorchEngine(
             setup.base,
             detokenizer=lambda: Detokenizer(renderer),
             eos_ids=renderer.eos_ids,
-            options=EngineOptions(),
+            options=options or EngineOptions(),
         )
         self.adapters = [folder.name for folder in setup.adapters]
         for folder in setup.adapters:

@@ -1,4 +1,5 @@
-"""What no peer is asked: many registered adapters, cold adapters, prefix reuse, memory. JSON lines, as child.py."""
+"""What no peer is asked: many registered adapters, cold adapters, prefix reuse, memory, sameness. JSON lines, as
+child.py."""
 
 import argparse
 import time
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks import same
 from benchmarks.ours import OurEngine
 from benchmarks.protocol import FIRST_TOKEN_ROUNDS, NEW_TOKENS, Line, Prompts, Setup, line, rates
 
@@ -91,6 +93,8 @@ WORKS: dict[str, Callable[[Setup, Prompts, argparse.Namespace], Iterator[Line]]]
     "cold": cold,
     "prefix": prefix,
     "memory": memory,
+    "flips": same.flips,
+    "equal": same.equal,
 }
 
 

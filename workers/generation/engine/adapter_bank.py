@@ -30,6 +30,12 @@ class AdapterBank:
                 self._resident.move_to_end(digest)
             return digest in self._resident
 
+    @property
+    def pinned(self) -> int:
+        """How many are in use."""
+        with self._lock:
+            return sum(adapter.users > 0 for adapter in self._resident.values())
+
     def put(self, digest: str, adapter: Adapter) -> None:
         with self._lock:
             self._resident.setdefault(digest, adapter)
