@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.generation.tiny import Answer, ask, save_family, start_engine
 from workers.generation.engine.engine import TorchEngine
@@ -66,6 +67,7 @@ class Soak:
             self.leave()
 
 
+@pytest.mark.timeout(SECONDS + 300)
 def test_nothing_leaks_under_random_arrivals_cancels_and_adapters(tmp_path: Path) -> None:
     engine = start_engine(
         save_family("llama", tmp_path), kv_cache_tokens=4096, max_batch=16, adapter_memory_bytes=200_000
