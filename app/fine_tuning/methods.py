@@ -1,7 +1,7 @@
 """The ways of training: what each method can be told, which rows it wants, where its rates begin. Pure."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -40,7 +40,7 @@ class Dpo(Settings):
 
 
 class Unlikelihood(Settings):
-    """Unlikelihood training (arXiv 1908.04319) on rows marked `unwanted`, `unwanted_weight` against 1 for the others."""
+    """Unlikelihood training (arXiv 1908.04319): rows marked `unwanted` weigh `unwanted_weight`, the others 1."""
 
     unwanted_weight: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
 
@@ -59,7 +59,7 @@ class ContinuedPretraining(Settings):
 
 
 class Pretraining(Strict):
-    """A new model. `tokenizer` train: byte-level BPE of `vocabulary` tokens, learned from the data; base: the base's."""
+    """A new model. `tokenizer` train: byte-level BPE of `vocabulary` tokens, made from the data; base: the base's."""
 
     adapter: Literal["none"] = "none"
     architecture: Literal["gpt2", "llama"] = "llama"
@@ -128,7 +128,7 @@ class Method:
     """As a job keeps it. `changes` are made to the model before training, in this order."""
 
     type: str = "supervised"
-    settings: AnySettings = Supervised()
+    settings: AnySettings = field(default_factory=Supervised)
     changes: tuple[Change, ...] = ()
 
     def as_json(self) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Creating a job: everything that can be refused is refused here, and the worst-case price is set aside."""
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
@@ -37,7 +37,7 @@ class JobRequest:
     suffix: str | None
     seed: int | None
     metadata: dict[str, str]
-    method: Method = Method()
+    method: Method = field(default_factory=Method)
 
 
 @dataclass(frozen=True)

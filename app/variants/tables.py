@@ -13,8 +13,9 @@ from app.ids import new_id
 class BaseModel(Base):
     """A base. `id` is its public name; `status`: importing → ready | failed. Prices: micros per million tokens.
 
+    `shape` holds what admission and adapter checks need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
     `account_id`: whose training made it, callable through that account's variant only; None: the store's own.
-    `lineage`: what it was made of. `shape` holds what admission and adapter checks need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
+    `lineage`: what it was made of.
     """
 
     __tablename__ = "base_models"
