@@ -79,11 +79,11 @@ SETTINGS: Mapping[str, type[AnySettings]] = {
     "continued_pretraining": ContinuedPretraining,
     "pretraining": Pretraining,
 }
-# What a row must be, as the file's report counts them.
+# What a file's rows must be, as its report names them.
 KINDS: Mapping[str, frozenset[str]] = {
-    "supervised": frozenset({"chat"}),
+    "supervised": frozenset({"chat", "completion"}),
     "dpo": frozenset({"preference"}),
-    "unlikelihood": frozenset({"chat", "unwanted"}),
+    "unlikelihood": frozenset({"chat", "completion"}),
     "continued_pretraining": frozenset({"text"}),
     "pretraining": frozenset({"text"}),
 }
@@ -175,16 +175,15 @@ def refusal(error: ValidationError, where: str) -> InvalidHyperparameter:
     return InvalidHyperparameter(f"{name}: {first['msg']}.", param=f"{where}.{name}")
 
 
-def wrong_rows(type: str, kinds: Mapping[str, int]) -> str | None:
-    """Why a file with rows of these `kinds` does not suit the method; None when it does."""
-    wrong = sorted(set(kinds) - KINDS[type])
-    if wrong:
-        return f"The method '{type}' takes rows of kind {wanted(type)}; this file has rows of kind '{wrong[0]}'."
+def wrong_rows(type: str, report: Mapping[str, Any]) -> str | None:
+    """Why a file with this report does not suit the method; None when it does."""
+    kind = report.get("kind")
+    if kind is not None and kind not in KINDS[type]:
+        wanted = " or ".join(f"'{each}'" for each in sorted(KINDS[type]))
+        return f"The method '{type}' takes rows of kind {wanted}; this file has rows of kind '{kind}'."
+    if report.get("unwanted") and type != "unlikelihood":
+        return f"This file marks rows as unwanted, which the method '{type}' would teach; use 'unlikelihood'."
     return None
-
-
-def wanted(type: str) -> str:
-    return " or ".join(f"'{kind}'" for kind in sorted(KINDS[type]))
 
 
 def peak_rate(method: Method) -> float:

@@ -94,7 +94,7 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     file = training_file(tx, account_id, request.training_file, "training_file")
     found = find_report(tx, file.id)
     report = found.report if found else None
-    if report and (trouble := wrong_rows(request.method.type, report.get("kinds", {}))):
+    if report and (trouble := wrong_rows(request.method.type, report)):
         raise InvalidTrainingFile(trouble, param="training_file")
     # A new tokenizer counts otherwise than the base's, which the report was made with.
     known = report and request.method.type != "pretraining"

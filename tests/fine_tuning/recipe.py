@@ -37,9 +37,7 @@ class Told(Parent):
 
 
 def recipe_of(method: str) -> Callable[[Parent], None]:
-    recipe: Callable[[Parent], None] = getattr(
-        importlib.import_module(f"workers.fine_tuning.recipes.{method}"), method
-    )
+    recipe: Callable[[Parent], None] = getattr(importlib.import_module(f"workers.fine_tuning.recipes.{method}"), method)
     return recipe
 
 

@@ -116,7 +116,14 @@ def test_the_slope_of_unlikelihood_is_that_of_its_formula(folder: Path) -> None:
 def test_a_new_model_learns_its_texts_and_loads_anywhere(tmp_path: Path, architecture: str) -> None:
     settings = {**GPT2, "architecture": architecture}
     told = run(
-        tmp_path, tmp_path / "work", "pretraining", TEXTS, held_out=TEXTS[:2], settings=settings, peak_rate=5e-3, n_epochs=20
+        tmp_path,
+        tmp_path / "work",
+        "pretraining",
+        TEXTS,
+        held_out=TEXTS[:2],
+        settings=settings,
+        peak_rate=5e-3,
+        n_epochs=20,
     )
     metrics, result = told.done["metrics"], told.done["folder"]
     assert metrics["full_valid_loss"] < metrics["base_valid_loss"] / 2
@@ -159,7 +166,9 @@ def test_all_turns_or_the_assistants_alone_and_never_a_turn_of_weight_0(folder: 
 
 def test_whole_weights_go_on_from_an_adapter_as_if_it_were_part_of_them(folder: Path, tmp_path: Path) -> None:
     adapter = run(folder, tmp_path / "adapter", "supervised", CHAT, peak_rate=1e-2).done["folder"]
-    told = run(folder, tmp_path / "whole", "supervised", CHAT, parent=adapter, settings={"adapter": "none"}, peak_rate=0)
+    told = run(
+        folder, tmp_path / "whole", "supervised", CHAT, parent=adapter, settings={"adapter": "none"}, peak_rate=0
+    )
     merged = AutoModelForCausalLM.from_pretrained(told.done["folder"])
     model = load_base(JobSpec(base=str(folder), training="", work="", seed=0, **spec_numbers()), CPU)
     adapter_from(model, Path(adapter))

@@ -43,7 +43,7 @@ def answer(user: Signed, model: str) -> str:
         target = resolve(tx, caller, model)
     folder = open_store(get_settings().artifacts_url).folder(target.base.digest or "")
     renderer = Renderer.load(folder)
-    options = EngineOptions(dtype="fp32", kv_cache_tokens=1024, threads=1)
+    options = EngineOptions(dtype="fp32", kv_cache_tokens=1024, threads=1, kernels=False)
     engine = TorchEngine(folder, detokenizer=lambda: Detokenizer(renderer), eos_ids=frozenset(), options=options)
     try:
         if target.adapter_digest is not None:
@@ -85,8 +85,12 @@ def test_a_model_from_nothing_is_a_base_that_its_owner_calls_and_tunes(
     assert answer(user, model)
     tuned = create(user, model=model, training_file=upload(user, chat_rows(8)), hyperparameters={"n_epochs": 1})
     runner.wake()
-    assert read(client, user, tuned)["status"] == "succeeded"
-    assert answer(user, read(client, user, tuned)["fine_tuned_model"])
+    found = read(client, user, tuned)
+    assert (found["status"], found["method"]["type"]) == ("succeeded", "supervised")
+    assert (
+        client.get(f"/v1/models/{found['fine_tuned_model']}", headers=user.headers).json()["base_model"]
+        == shown["base_model"]
+    )
 
 
 def bases() -> list[Any]:

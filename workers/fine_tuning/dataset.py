@@ -40,7 +40,8 @@ class Report:
     errors: int = 0
     problems: list[dict[str, Any]] = field(default_factory=list)
     roles: Counter[str] = field(default_factory=Counter)
-    kinds: Counter[str] = field(default_factory=Counter)
+    kind: str | None = None
+    unwanted: int = 0
 
     def add_problem(self, line: int, code: str, message: str) -> None:
         self.problem_count += 1
@@ -60,7 +61,8 @@ class Report:
             "problem_count": self.problem_count,
             "problems": self.problems,
             "roles": dict(self.roles),
-            "kinds": dict(self.kinds),
+            "kind": self.kind,
+            "unwanted": self.unwanted,
         }
 
     def trouble(self) -> str | None:
@@ -98,7 +100,8 @@ def read_all(stream: IO[bytes], renderer: Renderer, context_length: int, report:
             report.add_problem(number, "template_refused", str(error))
             continue
         report.rows += 1
-        report.kinds.update([checked.kind])
+        report.kind = report.kind or checked.kind
+        report.unwanted += checked.given.get("unwanted", False)
         report.roles.update(message.role for message in checked.messages)
         report.tokens += len(row.ids)
         report.tokens_max = max(report.tokens_max, length)
@@ -114,7 +117,7 @@ def read_all(stream: IO[bytes], renderer: Renderer, context_length: int, report:
 
 @dataclass(frozen=True)
 class CheckedRow:
-    """`kind`: chat, unwanted, preference or text; `messages`: all of them, for the counts."""
+    """`kind`: chat, preference or text; `messages`: all of them, for the counts."""
 
     kind: str
     given: dict[str, Any]
@@ -156,7 +159,7 @@ def check_row(line: bytes) -> CheckedRow:
     unwanted = row.get("unwanted", False)
     if not isinstance(unwanted, bool):
         raise BadRow("invalid_unwanted", "'unwanted' must be true or false")
-    return CheckedRow("unwanted" if unwanted else kind, row, messages)
+    return CheckedRow(kind, row, messages)
 
 
 def check_preference(row: Mapping[str, Any]) -> list[Message]:

@@ -124,7 +124,7 @@ class JobAttempt:
         with transaction() as tx:
             reports = {name: found.report for name, file in files.items() if (found := find_report(tx, file.id))}
         for name, report in reports.items():
-            if trouble := wrong_rows(method.type, report.get("kinds", {})):
+            if trouble := wrong_rows(method.type, report):
                 self._fail("invalid_training_file", trouble, name)
                 return None
         asked = Hyperparameters(**job.hyperparameters)

@@ -60,6 +60,7 @@ class Likelihood:
             "wanted": wanted,
             "unwanted_logprob": likely[unwanted].sum().item(),
             "unwanted": count - wanted,
+            "unwanted_rows": sum(row.unwanted for row in rows),
             "all": count,
         }
 
@@ -70,6 +71,7 @@ class Likelihood:
             found["mean_token_accuracy"] = sums["correct"] / sums["all"]
         if sums["unwanted"]:
             found["unwanted_mean_logprob"] = sums["unwanted_logprob"] / sums["unwanted"]
+            found["unwanted_answer_logprob"] = sums["unwanted_logprob"] / sums["unwanted_rows"]
         return found
 
 
