@@ -117,7 +117,7 @@ def pretraining(work: Path, folder: Path, most_bytes: int) -> list[Figure]:
     """A GPT-2 of 5.9 million weights beside a 3-gram model of the same tokens."""
     training, held_out = texts(folder, most_bytes)
     shape = {"architecture": "gpt2", "layers": 6, "width": 256, "heads": 4, "context": 256, "vocabulary": 4096}
-    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=8)
+    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=4)
     renderer = Renderer.load(work / "pretraining" / "result")
     tokens = [
         [id for row in read_texts(work / "pretraining" / name, renderer, 1 << 20) for id in row.ids]

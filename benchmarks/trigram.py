@@ -3,7 +3,8 @@ two tokens can do, to be beaten by one that reads further."""
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 DISCOUNT = 0.75
 
@@ -30,7 +31,7 @@ class Trigram:
         return math.exp(-sum(logs) / len(logs))
 
 
-def totals(counts: Counter[tuple[int, ...]]) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
+def totals(counts: Mapping[Any, int]) -> tuple[dict[tuple[int, ...], int], dict[tuple[int, ...], int]]:
     """By context: how much was counted, and how many different continuations."""
     sums: dict[tuple[int, ...], int] = defaultdict(int)
     kinds: dict[tuple[int, ...], int] = defaultdict(int)
