@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.fine_tuning.methods import check_method, peak_rate
-from benchmarks.learning_data import Rows, chat, preferences, split, texts, write
+from benchmarks.learning_data import Rows, chat, dialogues, preferences, split, texts, write
 from benchmarks.training import run
 from benchmarks.trigram import Trigram
 from models_registry.prompt import Renderer
@@ -74,32 +74,29 @@ def figures(part: str, work: Path, asked: argparse.Namespace) -> list[Figure]:
 
 def supervised(work: Path, topic: str) -> Figure:
     training, held_out = split([topic])
-    found = train(work, "supervised", {}, chat(training), chat(held_out), n_epochs=2)
-    what = f"{topic}: loss, {len(training)} rows twice, {len(held_out)} held out"
+    if topic == "tech_support":  # ten dialogues, repeated a hundred times in the corpus
+        training = (training * 30)[:240]
+    found = train(work, "supervised", {}, chat(training), chat(held_out), n_epochs=1)
+    what = f"{topic}: loss, {len(training)} rows once, {len(held_out)} held out"
     return Figure(what, f"{found['base_valid_loss']:.3f}", f"{found['full_valid_loss']:.3f}", "below")
 
 
 def unlikelihood(work: Path) -> list[Figure]:
-    """Jokes are unwanted, tech support is wanted. The unwanted answers are those of training: they must go."""
-    wanted, held_out = split(["tech_support"])
-    jokes, _ = split(["humor"])
-    jokes = jokes[:60]
-    training = chat(wanted[:120]) + chat(jokes, unwanted=True)
-    held = chat(held_out) + chat(jokes, unwanted=True)
+    """Jokes and talk of own feelings are unwanted, trivia wanted. The unwanted answers are those of training: they
+    must go."""
+    wanted, held_out = split(["trivia"])
+    unwanted = chat([*dialogues("humor"), *dialogues("emotion")], unwanted=True)
+    training, held = chat(wanted) + unwanted, chat(held_out) + unwanted
     before = train(work, "unlikelihood", {}, training[:8], held, n_epochs=1, rate=1e-12)
-    after = train(work, "unlikelihood", {}, training, held, n_epochs=3)
+    after = train(work, "unlikelihood", {}, training, held, n_epochs=1)
     name = "full_valid_unwanted_answer_logprob"
     falls = math.exp(min(before[name] - after[name], 700))
-    loss = (after["full_valid_loss"] / before["full_valid_loss"] - 1) * 100
+    loss, base = after["full_valid_loss"], before["full_valid_loss"]
+    change = f"{loss:.3f} ({(loss / base - 1) * 100:+.1f} %)"
     return [
         Figure("unwanted answers (trained): mean log-probability", f"{before[name]:.1f}", f"{after[name]:.1f}", ""),
         Figure("unwanted answers: probability falls", "", f"{falls:.3g} times", "≥10"),
-        Figure(
-            "wanted answers: loss",
-            f"{before['full_valid_loss']:.3f}",
-            f"{after['full_valid_loss']:.3f} ({loss:+.1f} %)",
-            "≤ +2 %",
-        ),
+        Figure("wanted answers: loss", f"{base:.3f}", change, "≤ +2 %"),
     ]
 
 
@@ -114,10 +111,10 @@ def dpo(work: Path) -> list[Figure]:
 
 
 def pretraining(work: Path, folder: Path, most_bytes: int) -> list[Figure]:
-    """A GPT-2 of 5.9 million weights beside a 3-gram model of the same tokens."""
+    """A GPT-2 of 5.6 million weights beside a 3-gram model of the same tokens."""
     training, held_out = texts(folder, most_bytes)
-    shape = {"architecture": "gpt2", "layers": 6, "width": 256, "heads": 4, "context": 256, "vocabulary": 4096}
-    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=4)
+    shape = {"architecture": "gpt2", "layers": 3, "width": 384, "heads": 6, "context": 256, "vocabulary": 512}
+    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=2)
     renderer = Renderer.load(work / "pretraining" / "result")
     tokens = [
         [id for row in read_texts(work / "pretraining" / name, renderer, 1 << 20) for id in row.ids]

@@ -88,7 +88,7 @@ KINDS: Mapping[str, frozenset[str]] = {
     "pretraining": frozenset({"text"}),
 }
 LORA_RATES = {"supervised": 1e-3, "dpo": 2e-4, "unlikelihood": 5e-4, "continued_pretraining": 1e-3}
-FULL_RATE, PRETRAINING_RATE = 1e-4, 2e-3
+FULL_RATE, PRETRAINING_RATE = 1e-4, 1e-3
 
 Layers = Annotated[list[Annotated[int, Field(ge=0, lt=256)]], Field(min_length=1, max_length=64)]
 

@@ -13,7 +13,7 @@ from workers.fine_tuning.recipes.rows import read_texts
 from workers.fine_tuning.recipes.trainable import WholeModel
 from workers.fine_tuning.recipes.training_run import Run, carry_out
 
-DECAY, WARMUP = 0.1, 200
+DECAY, WARMUP, BETAS = 0.1, 200, (0.9, 0.95)
 
 
 def pretraining(parent: Parent) -> None:
@@ -28,7 +28,18 @@ def pretraining(parent: Parent) -> None:
     model = new_model(settings, tokenizer, spec.seed, pick_dtype(spec, device)).to(device)
     whole = WholeModel(model, tokenizer)
     carry_out(
-        Run(parent, model, whole, Likelihood(), rows, held_out, decay=DECAY, decayed=whole.matrices, warmup=WARMUP)
+        Run(
+            parent,
+            model,
+            whole,
+            Likelihood(),
+            rows,
+            held_out,
+            decay=DECAY,
+            decayed=whole.matrices,
+            warmup=WARMUP,
+            betas=BETAS,
+        )
     )
 
 

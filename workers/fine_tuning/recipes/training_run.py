@@ -56,6 +56,7 @@ class Run:
         decay: float = 0.0,
         decayed: int = 0,
         warmup: int = 20,
+        betas: tuple[float, float] = (0.9, 0.999),
     ) -> None:
         self.spec, self.parent, self.model, self.trainable = parent.spec, parent, model, trainable
         self.objective, self.rows, self.held_out = objective, rows, held_out
@@ -67,7 +68,9 @@ class Run:
         self.total = self.per_epoch * self.spec.n_epochs
         self.vector = nn.Parameter(trainable.weights)
         self.vector.grad = trainable.gradients
-        self.optimizer = torch.optim.AdamW([self.vector], lr=0.0, weight_decay=0.0, fused=self.device.type == "cuda")
+        self.optimizer = torch.optim.AdamW(
+            [self.vector], lr=0.0, betas=betas, weight_decay=0.0, fused=self.device.type == "cuda"
+        )
         self.pack_tokens, self.halved = self.spec.pack_tokens, False
         self.step = 0
         self.base_loss: float | None = None
