@@ -89,6 +89,7 @@ def test_a_new_token_is_one_token_that_means_what_its_pieces_did(folder: Path, t
         ({"type": "repeat_layers", "layers": [7]}, "layers 0 to 1"),
         ({"type": "remove_layers", "layers": [0, 1]}, "no layer would be left"),
         ({"type": "widen_mlp", "width": 8}, "wide already"),
+        ({"type": "widen_mlp", "width": 4096}, "more than 4 times"),
         ({"type": "extend_vocabulary", "tokens": ["<|im_end|>"]}, "there already"),
     ],
 )

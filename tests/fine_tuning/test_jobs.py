@@ -141,6 +141,11 @@ def test_a_file_with_bad_rows_fails_its_job_by_line_and_costs_nothing(
             "method.pretraining.hyperparameters.width",
         ),
         (
+            {"method": {"type": "pretraining", "pretraining": {"hyperparameters": {"width": 4096, "layers": 48}}}},
+            "invalid_hyperparameter",
+            "method.pretraining.hyperparameters.layers",
+        ),
+        (
             {"method": {"type": "dpo", "dpo": {"model_changes": [{"type": "widen_mlp", "width": 512}]}}},
             "invalid_value",
             "method.dpo",

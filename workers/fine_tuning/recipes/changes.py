@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from workers.fine_tuning.recipes.refusal import Refused
 
-MAX_LAYERS = 256
+MAX_LAYERS, MAX_WIDENING = 256, 4
 # Where each family keeps its layers, and inside a layer: what writes to the residual, the MLP's way in and out.
 WRITERS = ("self_attn.o_proj", "mlp.down_proj", "attn.c_proj", "mlp.c_proj")
 MLP_IN = ("mlp.gate_proj", "mlp.up_proj", "mlp.c_fc")
@@ -76,6 +76,8 @@ def widen_mlp(model: Any, width: int) -> None:
         old = outputs(ways_in[0])
         if not old < width:
             raise refused(f"the MLP is {old} wide already")
+        if width > MAX_WIDENING * old:
+            raise refused(f"the MLP would be more than {MAX_WIDENING} times as wide as its {old}")
         source = (torch.arange(width) % old).to(ways_in[0].weight.device)
         share = torch.bincount(source, minlength=old)[source]
         for way in ways_in:
