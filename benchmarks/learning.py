@@ -114,7 +114,7 @@ def pretraining(work: Path, folder: Path, most_bytes: int) -> list[Figure]:
     """A GPT-2 of 5.6 million weights beside a 3-gram model of the same tokens."""
     training, held_out = texts(folder, most_bytes)
     shape = {"architecture": "gpt2", "layers": 3, "width": 384, "heads": 6, "context": 256, "vocabulary": 512}
-    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=2)
+    found = train(work, "pretraining", shape, training, held_out, n_epochs=1, batch_size=3)
     renderer = Renderer.load(work / "pretraining" / "result")
     tokens = [
         [id for row in read_texts(work / "pretraining" / name, renderer, 1 << 20) for id in row.ids]
