@@ -25,15 +25,16 @@ from rich.table import Table
 from transformers import AutoModelForCausalLM
 
 from app.cli.demo_data import tech_support
+from app.fine_tuning.methods import LORA_RATES
 from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate
 from workers.fine_tuning.recipes.lora import new_adapter
 from workers.fine_tuning.recipes.rows import Row, read_rows
-from workers.fine_tuning.recipes.supervised import PEAK_RATE
 from workers.fine_tuning.spec import JobSpec
 from workers.model_import.convert import convert
 
 RANK, SEED, CONTEXT = 8, 7, 2048
+PEAK_RATE = LORA_RATES["supervised"]
 TRL_FILE = Path(__file__).parent / "training_trl.py"
 
 
@@ -57,11 +58,11 @@ class Task:
 
     @property
     def steps(self) -> list[list[int]]:
-        return epoch_batches([len(ids) for ids, _ in self.rows], self.batch_size, SEED, 0)
+        return epoch_batches([len(row.ids) for row in self.rows], self.batch_size, SEED, 0)
 
     @property
     def tokens(self) -> int:
-        return sum(len(ids) for ids, _ in self.rows)
+        return sum(len(row.ids) for row in self.rows)
 
 
 def main() -> None:
@@ -122,7 +123,7 @@ def trl(task: Task, python: str, label: str, checkpointing: bool) -> Figures:
         "base": str(task.folder / "base"),
         "adapter": str(task.folder / "adapter"),
         "output": str(task.folder / "trl"),
-        "rows": [{"input_ids": ids, "assistant_masks": [int(each) for each in mask]} for ids, mask in order],
+        "rows": [{"input_ids": row.ids, "assistant_masks": [int(each) for each in row.mask]} for row in order],
         "batch_size": task.batch_size,
         "rates": [learning_rate(step, len(steps), PEAK_RATE) for step in range(len(steps))],
         "checkpointing": checkpointing,
@@ -180,7 +181,7 @@ def model_flops(task: Task) -> float:
     head = model.get_output_embeddings()
     linears = [each for each in model.modules() if isinstance(each, torch.nn.Linear) and each is not head]
     weights = sum(each.weight.numel() for each in linears)
-    targets = sum(sum(mask[1:]) for _, mask in task.rows)
+    targets = sum(sum(row.mask[1:]) for row in task.rows)
     return 4.0 * (weights * task.tokens + int(head.weight.numel()) * targets)
 
 

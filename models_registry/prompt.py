@@ -62,6 +62,7 @@ class Renderer:
         self._template = environment().from_string(source)
         self.vocabulary: int = self.tokenizer.get_vocab_size()
         self.eos_ids = self._end_ids(folder, source)
+        self.end_of_text = self._end_of_text()
 
     @staticmethod
     def load(folder: Path) -> "Renderer":
@@ -72,9 +73,9 @@ class Renderer:
         """Token ids of the conversation. Raises PromptError when the template refuses it."""
         return self._render(messages, add_generation_prompt).ids
 
-    def training(self, messages: Sequence[Message]) -> Rendered:
-        """Ids and mask: targets are the assistant's content and the token that ends its turn."""
-        return self._render(messages, add_generation_prompt=False)
+    def training(self, messages: Sequence[Message], *, all_turns: bool = False) -> Rendered:
+        """Ids and mask: targets are the content and the end of the assistant's turns, or of `all_turns`."""
+        return self._render(messages, add_generation_prompt=False, all_turns=all_turns)
 
     def encode(self, text: str) -> list[int]:
         """People's text, special tokens disabled."""
@@ -83,17 +84,17 @@ class Renderer:
     def decode(self, ids: Sequence[int]) -> str:
         return str(self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def _render(self, messages: Sequence[Message], add_generation_prompt: bool) -> Rendered:
+    def _render(self, messages: Sequence[Message], add_generation_prompt: bool, all_turns: bool = False) -> Rendered:
         ids: list[int] = []
         mask: list[bool] = []
         ended: Message | None = None
         for piece in self._pieces(messages, add_generation_prompt):
             message = None if piece.message is None else messages[piece.message]
             new = self._template_ids(piece.text) if message is None else self.encode(piece.text)
-            learned = is_target(message)
+            learned = is_target(message, all_turns)
             ids += new
             mask += [learned] * len(new)
-            if message is None and new and is_target(ended) and new[0] in self.eos_ids:
+            if message is None and new and is_target(ended, all_turns) and new[0] in self.eos_ids:
                 mask[-len(new)] = True
             ended = message
         return Rendered(ids, mask)
@@ -128,9 +129,14 @@ class Renderer:
         ends |= {found for name in names if name and (found := self.tokenizer.token_to_id(name)) is not None}
         return frozenset(ends)
 
+    def _end_of_text(self) -> int | None:
+        """What closes a raw text: `<|endoftext|>` where the vocabulary has it, else the tokenizer's own end."""
+        names = ("<|endoftext|>", self._special["eos_token"])
+        return next((found for name in names if (found := self.tokenizer.token_to_id(name)) is not None), None)
 
-def is_target(message: Message | None) -> bool:
-    return message is not None and message.role == "assistant" and message.weight != 0
+
+def is_target(message: Message | None, all_turns: bool) -> bool:
+    return message is not None and (all_turns or message.role == "assistant") and message.weight != 0
 
 
 @lru_cache(maxsize=16)

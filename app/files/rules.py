@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO, Any
 
 from app.errors import InvalidFilename, InvalidTrainingFile, InvalidValue
@@ -71,19 +71,38 @@ def parse_object(line: bytes) -> dict[str, Any]:
 
 
 def check_training_structure(stream: IO[bytes]) -> int:
-    """Rows of a chat training file: UTF-8, one JSON object with `messages` a line. Raises InvalidTrainingFile."""
-    rows = 0
+    """Rows of a training file: UTF-8, a JSON object a line, all of one kind. Raises InvalidTrainingFile."""
+    rows, first = 0, None
     for number, line in read_lines(stream):
         try:
-            row = parse_object(line)
+            kind = row_kind(parse_object(line))
         except ValueError as error:
             raise bad_line(number, str(error)) from error
-        if not isinstance(row.get("messages"), list) or not row["messages"]:
-            raise bad_line(number, "the object has no list of 'messages'")
+        first = first or kind
+        if kind != first:
+            raise bad_line(number, f"a row of kind '{kind}' in a file that began with kind '{first}'")
         rows += 1
     if not rows:
         raise InvalidTrainingFile("The file has no rows.", param="file")
     return rows
+
+
+def row_kind(row: Mapping[str, Any]) -> str:
+    """`chat`, `preference` or `text`. Raises ValueError with a sentence that says what is missing."""
+    if "input" in row or "preferred_output" in row:
+        asked = row.get("input")
+        lists = [asked.get("messages") if isinstance(asked, dict) else None]
+        lists += [row.get("preferred_output"), row.get("non_preferred_output")]
+        if not all(isinstance(each, list) and each for each in lists):
+            raise ValueError("a preference needs input.messages, preferred_output and non_preferred_output")
+        return "preference"
+    if "text" in row and "messages" not in row:
+        if not isinstance(row["text"], str) or not row["text"].strip():
+            raise ValueError("'text' holds no text")
+        return "text"
+    if not isinstance(row.get("messages"), list) or not row["messages"]:
+        raise ValueError("the object has no list of 'messages'")
+    return "chat"
 
 
 def bad_line(number: int, what: str) -> InvalidTrainingFile:

@@ -51,12 +51,13 @@ def release(tx: Session, job_id: str, token: int, *, count_attempt: bool, events
     wake_worker(tx)
 
 
-def begin(tx: Session, job_id: str, token: int, resolved: Mapping[str, Any]) -> None:
-    """Show the hyperparameters that `auto` became. Raises LostLease."""
+def begin(tx: Session, job_id: str, token: int, resolved: Mapping[str, Any], explained: str | None = None) -> None:
+    """Show the hyperparameters that `auto` became, and say why. Raises LostLease."""
     job = owned_job(tx, job_id, token)
     job.hyperparameters = dict(resolved)
     if job.fencing_token == 1:
-        add_events(tx, job_id, [Event("Fine-tuning job started")])
+        messages = ["Fine-tuning job started", *([explained] if explained else [])]
+        add_events(tx, job_id, [Event(message) for message in messages])
 
 
 def report(tx: Session, job_id: str, token: int, events: Sequence[Event], eta_seconds: float | None) -> None:

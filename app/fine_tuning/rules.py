@@ -8,6 +8,7 @@ from typing import Any
 from app.errors import InvalidHyperparameter, InvalidValue
 
 AUTO = "auto"
+COMMON = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", "rank"})
 OPEN = ("validating_files", "queued", "running", "paused")
 WAITING = ("validating_files", "queued")
 DEFAULT_RANK = 8
@@ -46,7 +47,7 @@ class Resolved:
 
 def check_hyperparameters(given: Mapping[str, Any], where: str = "hyperparameters") -> Hyperparameters:
     """Raises InvalidHyperparameter, naming the field."""
-    unknown = set(given) - {"n_epochs", "batch_size", "learning_rate_multiplier", "rank"}
+    unknown = set(given) - COMMON
     if unknown:
         name = min(unknown)
         raise InvalidHyperparameter(f"Unknown hyperparameter '{name[:80]}'.", param=f"{where}.{name[:80]}")
@@ -92,6 +93,21 @@ def resolve(asked: Hyperparameters, rows: int) -> Resolved:
         learning_rate_multiplier=1.0 if isinstance(rate, str) else float(rate),
         rank=asked.rank,
     )
+
+
+def explain(asked: Hyperparameters, resolved: Resolved, rows: int, peak: float) -> str | None:
+    """What `auto` became and why, for the job's owner; `peak`: the rate that a multiplier of 1 stands for."""
+    reasons = {
+        "n_epochs": f"{rows} rows are seen up to {MAX_AUTO_EPOCHS} times, fewer times the more there are",
+        "batch_size": f"an eighth of the rows, at most {AUTO_BATCH}",
+        "learning_rate_multiplier": f"the method's own rate, {peak:g} at its peak",
+    }
+    chosen = [
+        f"{name}={getattr(resolved, name)} ({reason})"
+        for name, reason in reasons.items()
+        if getattr(asked, name) == AUTO
+    ]
+    return f"auto chose {'; '.join(chosen)}" if chosen else None
 
 
 def most_tokens(asked: Hyperparameters, file_bytes: int, rows: int | None, tokens: int | None) -> int:

@@ -1,11 +1,13 @@
 """Fine-tuning on the wire, in OpenAI's shapes."""
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, Field, JsonValue
 
 from app.errors import InvalidValue
+from app.fine_tuning.methods import SETTINGS, Method, check_method
 from app.fine_tuning.rules import (
+    COMMON,
     Hyperparameters,
     check_hyperparameters,
     check_metadata,
@@ -18,13 +20,29 @@ from app.variants.rules import check_suffix
 from app.wire import Strict, unix
 
 
-class SupervisedMethod(Strict):
+class MethodOptions(Strict):
+    """`model_changes` are made before training; only where the whole model is trained."""
+
     hyperparameters: dict[str, JsonValue] | None = None
+    model_changes: Annotated[list[JsonValue], Field(max_length=16)] | None = None
 
 
 class MethodIn(Strict):
-    type: Literal["supervised", "dpo", "reinforcement"]
-    supervised: SupervisedMethod | None = None
+    type: Literal["supervised", "dpo", "unlikelihood", "continued_pretraining", "pretraining", "reinforcement"]
+    supervised: MethodOptions | None = None
+    dpo: MethodOptions | None = None
+    unlikelihood: MethodOptions | None = None
+    continued_pretraining: MethodOptions | None = None
+    pretraining: MethodOptions | None = None
+
+    def options(self) -> MethodOptions:
+        """Of the method named. Raises InvalidValue where options of another one stand."""
+        if self.type not in SETTINGS:
+            raise InvalidValue(f"This store trains with the methods {', '.join(SETTINGS)}.", param="method.type")
+        for name in SETTINGS:
+            if name != self.type and getattr(self, name) is not None:
+                raise InvalidValue(f"The method is '{self.type}'.", param=f"method.{name}")
+        return getattr(self, self.type) or MethodOptions()
 
 
 class JobTerms(Strict):
@@ -35,19 +53,22 @@ class JobTerms(Strict):
     method: MethodIn | None = None
     hyperparameters: dict[str, JsonValue] | None = None
 
-    def checked_hyperparameters(self) -> Hyperparameters:
+    def checked(self) -> tuple[Hyperparameters, Method]:
         """From `method`, or from the old top-level form. Raises InvalidValue, InvalidHyperparameter."""
         if self.method is None:
-            return check_hyperparameters(self.hyperparameters or {})
-        if self.method.type != "supervised":
-            raise InvalidValue("This store trains with the method 'supervised'.", param="method.type")
+            return check_hyperparameters(self.hyperparameters or {}), Method()
         if self.hyperparameters:
             raise InvalidValue("Give the hyperparameters in 'method' only.", param="hyperparameters")
-        given = self.method.supervised.hyperparameters if self.method.supervised else None
-        return check_hyperparameters(given or {}, "method.supervised.hyperparameters")
+        options, type = self.method.options(), self.method.type
+        given = options.hyperparameters or {}
+        common = {name: value for name, value in given.items() if name in COMMON}
+        own = {name: value for name, value in given.items() if name not in COMMON}
+        method = check_method(type, own, options.model_changes)
+        return check_hyperparameters(common, f"method.{type}.hyperparameters"), method
 
     def request(self) -> JobRequest:
-        return JobRequest(self.model, self.training_file, None, self.checked_hyperparameters(), None, None, {})
+        hyperparameters, method = self.checked()
+        return JobRequest(self.model, self.training_file, None, hyperparameters, None, None, {}, method)
 
 
 class JobCreate(JobTerms):
@@ -60,14 +81,16 @@ class JobCreate(JobTerms):
     def request(self) -> JobRequest:
         if self.integrations:
             raise InvalidValue("This store has no integrations.", param="integrations")
+        hyperparameters, method = self.checked()
         return JobRequest(
             model=self.model,
             training_file=self.training_file,
             validation_file=self.validation_file,
-            hyperparameters=self.checked_hyperparameters(),
+            hyperparameters=hyperparameters,
             suffix=check_suffix(self.suffix) or None,
             seed=self.seed,
             metadata=check_metadata(self.metadata or {}),
+            method=method,
         )
 
 
@@ -113,7 +136,7 @@ class JobOut(BaseModel):
             result_files=(job.result or {}).get("result_files", []),
             trained_tokens=job.trained_tokens,
             hyperparameters=job.hyperparameters,
-            method={"type": "supervised", "supervised": {"hyperparameters": job.hyperparameters}},
+            method=method_out(job),
             seed=job.seed,
             error=job.error,
             metadata=job.metadata_,
@@ -122,6 +145,13 @@ class JobOut(BaseModel):
             cancel_requested=job.cancel_requested,
             base_valid_loss=(job.result or {}).get("base_valid_loss"),
         )
+
+
+def method_out(job: FineTuningJob) -> dict[str, Any]:
+    """As OpenAI nests it."""
+    settings, changes = job.method.get("settings", {}), job.method.get("model_changes")
+    options = {"hyperparameters": {**job.hyperparameters, **settings}} | ({"model_changes": changes} if changes else {})
+    return {"type": job.method["type"], job.method["type"]: options}
 
 
 class EventOut(BaseModel):

@@ -1,7 +1,7 @@
 """Creating a job: everything that can be refused is refused here, and the worst-case price is set aside."""
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import func, select
@@ -16,11 +16,12 @@ from app.files.tables import File
 from app.fine_tuning.claim import wake_worker
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
+from app.fine_tuning.methods import Method, wrong_rows
 from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, training_price
 from app.fine_tuning.tables import FineTuningJob
 from app.ids import new_id
 from app.settings import get_settings
-from app.variants.bases import find_ready_base
+from app.variants.bases import base_of, find_ready_base
 from app.variants.tables import BaseModel, Variant
 from app.variants.variants import find_variant
 
@@ -36,6 +37,7 @@ class JobRequest:
     suffix: str | None
     seed: int | None
     metadata: dict[str, str]
+    method: Method = field(default_factory=Method)
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
         account_id=account_id,
         model=request.model,
         base_id=plan.base.id,
-        parent_variant_id=plan.parent.id if plan.parent else None,
+        parent_variant_id=plan.parent.id if plan.parent and plan.parent.is_adapter else None,
         training_file_id=request.training_file,
         validation_file_id=request.validation_file,
         status="queued" if plan.report else "validating_files",
-        method={"type": "supervised"},
+        method=request.method.as_json(),
         hyperparameters=asdict(request.hyperparameters),
         suffix=request.suffix,
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
@@ -88,11 +90,15 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
 def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     """Which base, which file, at most how many tokens at what price."""
     parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
-    base = find_ready_base(tx, parent.base_id if parent else request.model)
+    base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
     file = training_file(tx, account_id, request.training_file, "training_file")
     found = find_report(tx, file.id)
     report = found.report if found else None
-    rows, tokens = (report["rows"], report["tokens"]) if report else (None, None)
+    if report and (trouble := wrong_rows(request.method.type, report)):
+        raise InvalidTrainingFile(trouble, param="training_file")
+    # A new tokenizer counts otherwise than the base's, which the report was made with.
+    known = report and request.method.type != "pretraining"
+    rows, tokens = (report["rows"], report["tokens"]) if report and known else (None, None)
     most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
     return Plan(base, parent, file, report, most, training_price(most, base.training_micros_per_million_tokens))
 

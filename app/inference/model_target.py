@@ -13,7 +13,7 @@ from app.billing.purchase import is_entitled
 from app.catalog.find import find_listing, published_version
 from app.catalog.prices import price_in_force
 from app.errors import ModelNotFound, ModelNotPurchased, NotFound
-from app.variants.bases import find_ready_base
+from app.variants.bases import base_of, find_ready_base
 from app.variants.tables import BaseModel, Variant
 from app.variants.variants import find_variant
 
@@ -37,8 +37,8 @@ def resolve(tx: Session, caller: Caller, model: str) -> Target:
         return listing_target(tx, caller, model)
     if model.startswith("ft:"):
         variant = find_variant(tx, caller.account_id, model)
-        base = find_ready_base(tx, variant.base_id)
-        return Target(base, variant.digest, platform_priced(model, base))
+        base = base_of(tx, variant)
+        return Target(base, variant.adapter_digest, platform_priced(model, base))
     base = find_ready_base(tx, model)
     return Target(base, None, platform_priced(model, base))
 
@@ -73,7 +73,7 @@ def listing_target(tx: Session, caller: Caller, model: str) -> Target:
             raise ModelNotFound(f"The model '{model}' does not exist.", param="model")
         raise ModelNotPurchased(f"Buy access to '{model}' first: POST /v1/purchases.", param="model")
     variant = tx.get_one(Variant, version.variant_id)
-    base = find_ready_base(tx, variant.base_id)
+    base = base_of(tx, variant)
     own = listing.account_id == caller.account_id
     price = price_in_force(tx, listing.id)
     call = CallTarget(
@@ -87,4 +87,4 @@ def listing_target(tx: Session, caller: Caller, model: str) -> Target:
         listing_id=listing.id,
         version_number=version.number,
     )
-    return Target(base, variant.digest, call, version.system_prompt, version.defaults)
+    return Target(base, variant.adapter_digest, call, version.system_prompt, version.defaults)

@@ -1,6 +1,6 @@
 """GET /v1/models: what this caller may name as `model`: bases, own fine-tunes, own and bought listings."""
 
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from fastapi import APIRouter, Depends
 from pydantic import BaseModel
@@ -31,6 +31,7 @@ class ModelOut(BaseModel):
     base_model: str
     digest: str | None
     listing: str | None = None
+    lineage: dict[str, Any] | None = None
 
     @classmethod
     def of_base(cls, base: Base) -> Self:
@@ -61,6 +62,7 @@ class ModelOut(BaseModel):
             base_model=target.base.id,
             digest=target.adapter_digest or target.base.digest,
             listing=listing,
+            lineage=(target.base.lineage or None) if owner == handle else None,
         )
 
 

@@ -1,7 +1,7 @@
 """Bases: imported by operators, shared by every fine-tune."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
@@ -10,7 +10,20 @@ from app.errors import AlreadyExists, InvalidValue, ModelNotFound
 from app.settings import get_settings
 from app.tasks import MODEL_IMPORT_QUEUE, TaskName, enqueue
 from app.variants.rules import BASE_ID
-from app.variants.tables import BaseModel
+from app.variants.tables import BaseModel, Variant
+
+
+class Facts(Protocol):
+    """What is known of weights (workers.model_import.facts.BaseFacts)."""
+
+    @property
+    def architecture(self) -> str: ...
+    @property
+    def parameters(self) -> int: ...
+    @property
+    def context_length(self) -> int: ...
+    @property
+    def shape(self) -> Mapping[str, Any]: ...
 
 
 def start_import(tx: Session, base_id: str, source: str) -> BaseModel:
@@ -57,15 +70,50 @@ def find_base(tx: Session, base_id: str) -> BaseModel:
 
 
 def find_ready_base(tx: Session, base_id: str) -> BaseModel:
-    """Raises ModelNotFound until its import is done."""
+    """One of the store's own. Raises ModelNotFound until its import is done."""
     base = tx.get(BaseModel, base_id)
-    if base is None or base.status != "ready":
+    if base is None or base.status != "ready" or base.account_id is not None:
         raise ModelNotFound(f"The model '{base_id}' does not exist.", param="model")
     return base
 
 
-def ready_bases(tx: Session) -> list[BaseModel]:
-    return list(tx.scalars(select(BaseModel).where(BaseModel.status == "ready").order_by(BaseModel.id)))
+def base_of(tx: Session, variant: Variant) -> BaseModel:
+    """What a variant runs on, whosever base that is: who may use the variant is asked before. Raises ModelNotFound."""
+    base = tx.get(BaseModel, variant.base_id)
+    if base is None or base.status != "ready":
+        raise ModelNotFound(f"The base of '{variant.model}' is not ready.", param="model")
+    return base
+
+
+def ready_bases(tx: Session, *, trained: bool = False) -> list[BaseModel]:
+    """The store's own; with `trained` also accounts' bases, which are called through their variants only."""
+    ready = select(BaseModel).where(BaseModel.status == "ready").order_by(BaseModel.id)
+    return list(tx.scalars(ready if trained else ready.where(BaseModel.account_id.is_(None))))
+
+
+def add_trained_base(
+    tx: Session, account_id: str, base_id: str, parent: BaseModel, digest: str, facts: Facts, lineage: Mapping[str, Any]
+) -> BaseModel:
+    """A base that training made of `parent`: at its prices, under its licence."""
+    base = BaseModel(
+        id=base_id,
+        source=f"job:{lineage['job']}",
+        status="ready",
+        digest=digest,
+        architecture=facts.architecture,
+        parameters=facts.parameters,
+        context_length=facts.context_length,
+        license=parent.license,
+        shape=dict(facts.shape),
+        input_micros_per_million_tokens=parent.input_micros_per_million_tokens,
+        output_micros_per_million_tokens=parent.output_micros_per_million_tokens,
+        training_micros_per_million_tokens=parent.training_micros_per_million_tokens,
+        account_id=account_id,
+        lineage=dict(lineage),
+    )
+    tx.add(base)
+    tx.flush()
+    return base
 
 
 def unfinished_imports(tx: Session) -> list[BaseModel]:

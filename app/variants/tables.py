@@ -14,6 +14,8 @@ class BaseModel(Base):
     """A base. `id` is its public name; `status`: importing → ready | failed. Prices: micros per million tokens.
 
     `shape` holds what admission and adapter checks need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
+    `account_id`: whose training made it, callable through that account's variant only; None: the store's own.
+    `lineage`: what it was made of.
     """
 
     __tablename__ = "base_models"
@@ -30,13 +32,16 @@ class BaseModel(Base):
     input_micros_per_million_tokens: Mapped[int]
     output_micros_per_million_tokens: Mapped[int]
     training_micros_per_million_tokens: Mapped[int]
+    account_id: Mapped[str | None] = mapped_column(ForeignKey("accounts.id"))
+    lineage: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 
 
 class Variant(Base):
-    """A fine-tuned adapter of a base. `model` is its callable name, `ft:base:handle:suffix:id`.
+    """A fine-tuned adapter of a base, or a base of one's own. `model` is its name, `ft:base:handle:suffix:id`.
 
-    `origin`: fine_tune | upload | checkpoint. `digest` names the adapter folder in the artifact store.
+    `origin`: fine_tune | upload | checkpoint. `digest` names the adapter folder in the artifact store; with `rank` 0
+    it is the folder of the weights themselves, those of `base_id`.
     """
 
     __tablename__ = "variants"
@@ -51,3 +56,12 @@ class Variant(Base):
     bytes: Mapped[int]
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+    @property
+    def is_adapter(self) -> bool:
+        return self.rank > 0
+
+    @property
+    def adapter_digest(self) -> str | None:
+        """What the engine loads on top of the base; None when the base is all."""
+        return self.digest if self.is_adapter else None

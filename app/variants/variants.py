@@ -25,16 +25,23 @@ class AdapterFacts(Protocol):
 
 
 def create_variant(
-    tx: Session, account_id: str, base_id: str, digest: str, facts: AdapterFacts, origin: str, suffix: str
+    tx: Session,
+    account_id: str,
+    base_id: str,
+    digest: str,
+    facts: AdapterFacts,
+    origin: str,
+    suffix: str,
+    named_after: str | None = None,
 ) -> Variant:
-    """`origin`: fine_tune | upload | checkpoint. The name is made here and never changes."""
+    """`origin`: fine_tune | upload | checkpoint. The name is made here, of the base unless told, and never changes."""
     handle = tx.scalars(select(Account.handle).where(Account.id == account_id)).one()
     variant_id = new_id("var")
     variant = Variant(
         id=variant_id,
         account_id=account_id,
         base_id=base_id,
-        model=model_name(base_id, handle, suffix, variant_id),
+        model=model_name(named_after or base_id, handle, suffix, variant_id),
         origin=origin,
         digest=digest,
         rank=facts.rank,

@@ -124,7 +124,37 @@ def test_a_file_with_bad_rows_fails_its_job_by_line_and_costs_nothing(
         ),
         ({"hyperparameters": {"rank": 65}}, "invalid_hyperparameter", "hyperparameters.rank"),
         ({"hyperparameters": {"dropout": 1}}, "invalid_hyperparameter", "hyperparameters.dropout"),
-        ({"method": {"type": "dpo"}}, "invalid_value", "method.type"),
+        ({"method": {"type": "reinforcement"}}, "invalid_value", "method.type"),
+        (
+            {"method": {"type": "dpo", "dpo": {"hyperparameters": {"beta": -1}}}},
+            "invalid_hyperparameter",
+            "method.dpo.hyperparameters.beta",
+        ),
+        (
+            {"method": {"type": "supervised", "supervised": {"hyperparameters": {"loss_on": "x"}}}},
+            "invalid_hyperparameter",
+            "method.supervised.hyperparameters.loss_on",
+        ),
+        (
+            {"method": {"type": "pretraining", "pretraining": {"hyperparameters": {"width": 100, "heads": 3}}}},
+            "invalid_hyperparameter",
+            "method.pretraining.hyperparameters.width",
+        ),
+        (
+            {"method": {"type": "pretraining", "pretraining": {"hyperparameters": {"width": 4096, "layers": 48}}}},
+            "invalid_hyperparameter",
+            "method.pretraining.hyperparameters.layers",
+        ),
+        (
+            {"method": {"type": "dpo", "dpo": {"model_changes": [{"type": "widen_mlp", "width": 512}]}}},
+            "invalid_value",
+            "method.dpo",
+        ),
+        (
+            {"method": {"type": "supervised", "supervised": {"model_changes": [{"type": "melt"}]}}},
+            "invalid_value",
+            "method.supervised.model_changes",
+        ),
         ({"suffix": "a:b"}, "invalid_value", "suffix"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "invalid_value", "metadata"),
         ({"model": "gpt-5"}, "model_not_found", "model"),

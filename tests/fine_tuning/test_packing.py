@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from workers.fine_tuning.recipes import packing
+from workers.fine_tuning.recipes.rows import Row
 
 LENGTHS = (5, 17, 1)
 HEADS, KV_HEADS, WIDTH = 6, 2, 8
@@ -19,7 +20,7 @@ def packed(heads: int, tokens: int, seed: int) -> Tensor:
 
 
 def attend(inputs: list[Tensor], lengths: tuple[int, ...], window: int | None) -> Tensor:
-    pack = packing.pack([([0] * length, [True] * length) for length in lengths], torch.device("cpu"))
+    pack = packing.pack([Row([0] * length, [True] * length) for length in lengths], torch.device("cpu"))
     query, key, value = inputs
     return packing.packed_attention(nn.Identity(), query, key, value, None, pack=pack, sliding_window=window)[0]
 

@@ -21,7 +21,7 @@ from workers.fine_tuning.spec import CANCEL, STOP, JobSpec, Report
 
 log = structlog.get_logger(__name__)
 
-RECIPE = "workers.fine_tuning.recipes.supervised"
+RECIPES = "workers.fine_tuning.recipes"
 RENEWAL = 1.0
 
 
@@ -35,7 +35,7 @@ class Child:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the child)
         environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", RECIPE],
+            [sys.executable, "-m", f"{RECIPES}.{spec.method}"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,

@@ -26,6 +26,8 @@ class MetricsLog:
             self._total = report.data["total_steps"]
             if report.data["step"]:
                 self._events.append(Event(f"Resumed at step {report.data['step']}/{self._total}"))
+        elif report.event == "note":
+            self._events.append(Event(report.data["message"], level=report.data.get("level", "info")))
         elif report.event == "step":
             self._eta = report.data["eta_seconds"]
             if report.data["step"] > self._told:
@@ -47,11 +49,12 @@ def step_event(data: dict[str, Any], total: int) -> Event:
         "step": data["step"],
         "total_steps": total,
         "train_loss": data["loss"],
-        "train_mean_token_accuracy": data["mean_token_accuracy"],
         "eta_seconds": data["eta_seconds"],
         "tokens_per_second": round(data["tokens"] / max(data["seconds"], 1e-6), 1),
     }
+    if "mean_token_accuracy" in data:
+        figures["train_mean_token_accuracy"] = data["mean_token_accuracy"]
     if "valid_loss" in data:
         text += f", validation loss={data['valid_loss']:.2f}"
-        figures |= {name: data[name] for name in ("valid_loss", "valid_mean_token_accuracy")}
+    figures |= {name: value for name, value in data.items() if name.startswith(("valid_", "reward_", "unwanted_"))}
     return Event(text, type="metrics", data=figures)

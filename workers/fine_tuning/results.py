@@ -1,29 +1,35 @@
 """From the child's folders to the store: bytes first, then one transaction that makes them the owner's model."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+from sqlalchemy.orm import Session
 
 from app.database import transaction
 from app.files.rules import RESULTS
+from app.files.tables import File
 from app.files.upload import save_file
 from app.fine_tuning import finish, progress
+from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.progress import LostLease
 from app.fine_tuning.tables import FineTuningJob
 from app.settings import get_settings
-from app.variants.tables import BaseModel
+from app.variants.bases import add_trained_base
+from app.variants.tables import BaseModel, Variant
 from app.variants.variants import create_variant
 from models_registry.adapter import CONFIG, WEIGHTS, AdapterInfo, check_adapter
 from models_registry.store import open_store
+from workers.model_import.facts import BaseFacts
 
 
 def keep_result(job: FineTuningJob, data: Mapping[str, Any]) -> None:
     """The model, its figures, the end of the job and its charge: all or nothing. Raises LostLease."""
-    digest, info = keep_adapter(job, Path(data["folder"]))
+    make = trained_base(job, data) if "facts" in data else trained_adapter(job, data)
     with transaction() as tx, Path(data["csv"]).open("rb") as figures:
         progress.owned_job(tx, job.id, job.fencing_token)
-        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "")
+        variant = make(tx)
         metrics = data["metrics"]
         shown = {name: value for name, value in metrics.items() if name != "base_valid_loss"}
         progress.add_checkpoint(tx, job.id, job.fencing_token, metrics["step"], variant, shown)
@@ -31,6 +37,49 @@ def keep_result(job: FineTuningJob, data: Mapping[str, Any]) -> None:
         result = {**metrics, "result_files": [file.id]}
         if not finish.succeed(tx, job.id, job.fencing_token, variant, data["trained_tokens"], result):
             raise LostLease(job.id)
+
+
+def trained_adapter(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
+    digest, info = keep_adapter(job, Path(data["folder"]))
+    return lambda tx: create_variant(tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "")
+
+
+def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
+    """Weights of its own: a base that only its owner's variant names, with what it was made of."""
+    facts = BaseFacts.model_validate(data["facts"])
+    base_id = f"base-{job.id.rpartition('-')[2].lower()}"
+    with transaction() as tx:
+        parent = tx.get_one(BaseModel, job.base_id)
+        training = tx.get_one(File, job.training_file_id)
+    lineage = {
+        "job": job.id,
+        "method": job.method["type"],
+        "model": job.model,
+        "base": parent.id,
+        "base_digest": parent.digest,
+        "training_file_digest": training.digest,
+        "model_changes": job.method.get("model_changes", []),
+    }
+    manifest = open_store(get_settings().artifacts_url).put_folder(Path(data["folder"]), "base", lineage)
+
+    def make(tx: Session) -> Variant:
+        base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
+        weights = WholeWeights(0, facts.parameters, manifest.bytes)
+        names = (job.suffix or "", parent.id)
+        variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
+        text = f"It has weights of its own: a generation worker for the base {base.id} serves it."
+        add_events(tx, job.id, [Event(text)])
+        return variant
+
+    return make
+
+
+class WholeWeights(NamedTuple):
+    """Rank 0: no adapter."""
+
+    rank: int
+    parameters: int
+    bytes: int
 
 
 def keep_checkpoint(job: FineTuningJob, data: Mapping[str, Any]) -> None:

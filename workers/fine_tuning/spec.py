@@ -11,9 +11,15 @@ STOP = "stop"
 class JobSpec(BaseModel):
     """One training run. Paths are local; `seconds_between_checkpoints` 0 means after each step.
 
-    `parent`: the folder of an adapter to go on from; its rank and targets then hold.
+    `parent`: the folder of an adapter to go on from; its rank and targets then hold. `method` names the recipe,
+    `settings` are those of app.fine_tuning.methods; `pack_tokens`: of a micro-batch.
     """
 
+    method: str = "supervised"
+    settings: dict[str, Any] = {}
+    model_changes: list[dict[str, Any]] = []
+    peak_rate: float = 1e-3
+    pack_tokens: int = 2048
     base: str
     parent: str | None = None
     training: str
@@ -37,9 +43,9 @@ class Report(BaseModel):
 
     `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens,
     seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `saved`: a checkpoint is on
-    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens. `stopped`: as asked.
-    `refused`: code, message.
+    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens, and facts where the folder
+    holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`: a message for the job's owner.
     """
 
-    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused"]
+    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note"]
     data: dict[str, Any] = {}

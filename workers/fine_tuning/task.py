@@ -1,9 +1,12 @@
 """The body of `fine_tuning.run`: claim due jobs and see each through a child process to its end."""
 
+import math
 import shutil
 import tempfile
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -14,8 +17,9 @@ from app.files.upload import uploads
 from app.fine_tuning import finish, progress
 from app.fine_tuning.claim import claim_next
 from app.fine_tuning.events import Event, last_reported_step
+from app.fine_tuning.methods import Method, block_tokens, method_of, peak_rate, wrong_rows
 from app.fine_tuning.progress import LostLease
-from app.fine_tuning.rules import Hyperparameters, resolve
+from app.fine_tuning.rules import Hyperparameters, explain, resolve
 from app.fine_tuning.tables import FineTuningJob
 from app.settings import FineTuningSettings, get_settings
 from app.variants.tables import BaseModel, Variant
@@ -116,20 +120,33 @@ class JobAttempt:
             if trouble is not None:
                 self._fail("invalid_training_file", trouble, name)
                 return None
+        method = method_of(job.method)
         with transaction() as tx:
-            report = find_report(tx, job.training_file_id)
-            rows = report.report["rows"] if report else 0
-            resolved = resolve(Hyperparameters(**job.hyperparameters), rows)
-            progress.begin(tx, job.id, self.token, vars(resolved))
+            reports = {name: found.report for name, file in files.items() if (found := find_report(tx, file.id))}
+        for name, report in reports.items():
+            if trouble := wrong_rows(method.type, report):
+                self._fail("invalid_training_file", trouble, name)
+                return None
+        asked = Hyperparameters(**job.hyperparameters)
+        rows = training_rows(method, reports["training_file"], base.context_length or 2048)
+        resolved = resolve(asked, rows)
+        with transaction() as tx:
+            explained = explain(asked, resolved, rows, peak_rate(method))
+            progress.begin(tx, job.id, self.token, vars(resolved), explained)
         return self._spec(base, parent, files, vars(resolved))
 
     def _spec(
         self, base: BaseModel, parent: Variant | None, files: dict[str, File], resolved: dict[str, object]
     ) -> JobSpec:
         settings, store = self.runner.settings, open_store(get_settings().artifacts_url)
+        method = method_of(self.job.method)
         return JobSpec.model_validate(
             {
                 **resolved,
+                "method": method.type,
+                "settings": method.settings.model_dump(),
+                "model_changes": [change.model_dump() for change in method.changes],
+                "peak_rate": peak_rate(method),
                 "base": str(store.folder(base.digest or "")),
                 "parent": str(store.folder(parent.digest)) if parent else None,
                 "training": str(uploads().path(files["training_file"].digest)),
@@ -161,7 +178,8 @@ class JobAttempt:
                 keep_result(self.job, report.data)
                 return True
             elif report.event == "refused":
-                self._fail(report.data["code"], report.data["message"], "training_file")
+                metrics.flush()
+                self._fail(report.data["code"], report.data["message"], report.data.get("param"))
                 return True
             elif report.event == "stopped":
                 metrics.flush()
@@ -178,12 +196,18 @@ class JobAttempt:
             progress.release(tx, self.job.id, self.token, count_attempt=False)
             return False
 
-    def _fail(self, code: str, message: str, param: str) -> None:
+    def _fail(self, code: str, message: str, param: str | None) -> None:
         with transaction() as tx:
             finish.fail(tx, self.job.id, self.token, code, message, param)
 
     def _forget_work(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
+
+
+def training_rows(method: Method, report: Mapping[str, Any], context_length: int) -> int:
+    """What batches are made of: the file's rows, or the blocks that its texts fill."""
+    block = block_tokens(method, context_length)
+    return math.ceil(report["tokens"] / block) if block else int(report["rows"])
 
 
 def work_folder(settings: FineTuningSettings, job_id: str) -> Path:

@@ -36,9 +36,10 @@ def check_version(engine: Engine, store: ArtifactStore, renderer: Renderer, vers
         if version is None or version.status != "checking":
             return
         variant = tx.get_one(Variant, version.variant_id)
-        digest, questions, system = variant.digest, questions_of(version), version.system_prompt
+        digest, questions, system = variant.adapter_digest, questions_of(version), version.system_prompt
     try:
-        engine.load_adapter(digest, store.folder(digest))
+        if digest is not None:
+            engine.load_adapter(digest, store.folder(digest))
         reasons = defects(engine, renderer, digest, [turns(question, system) for question in questions])
     except (RegistryError, ValueError, AdapterNotLoaded) as error:
         reasons = [f"the adapter cannot be loaded: {error}"]
@@ -65,15 +66,15 @@ def turns(question: str, system: str | None) -> list[Message]:
     return [*([Message("system", system)] if system else []), Message("user", question)]
 
 
-def defects(engine: Engine, renderer: Renderer, digest: str, talks: Sequence[list[Message]]) -> list[str]:
-    """Reasons to reject; none is good. The order of the talks does not matter."""
+def defects(engine: Engine, renderer: Renderer, digest: str | None, talks: Sequence[list[Message]]) -> list[str]:
+    """Reasons to reject; none is good. The order of the talks does not matter. `digest` None: weights of its own."""
     reasons = []
     prompts = [renderer.chat(talk) for talk in talks]
     answers = [Reply(engine, prompt, digest) for prompt in prompts]
-    bases = [Reply(engine, prompt, None) for prompt in prompts]
+    bases = [Reply(engine, prompt, None) for prompt in prompts] if digest else []
     for reply in (*answers, *bases):
         reply.wait()
-    if not any(differ(own.first, base.first) for own, base in zip(answers, bases, strict=True)):
+    if digest and not any(differ(own.first, base.first) for own, base in zip(answers, bases, strict=True)):
         reasons.append("on its examples it answers exactly as the base model does")
     for talk, prompt, reply in zip(talks, prompts, answers, strict=True):
         if renderer.training([*talk, Message("assistant", "x")]).ids[: len(prompt)] != prompt:

@@ -40,7 +40,7 @@ def resend_validations(tx: Session) -> int:
 
 
 def resend_checks(tx: Session) -> int:
-    bases = [base.id for base in ready_bases(tx) if not crowded(generation_queue(base.id))]
+    bases = [base.id for base in ready_bases(tx, trained=True) if not crowded(generation_queue(base.id))]
     query = select(ListingVersion.id, Listing.base_id).join(Listing, Listing.id == ListingVersion.listing_id)
     query = query.where(ListingVersion.status == "checking", ListingVersion.created_at < utc_now() - PATIENCE)
     waiting = tx.execute(query.where(Listing.base_id.in_(bases)).limit(CROWD)).all()

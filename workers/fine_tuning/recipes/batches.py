@@ -37,9 +37,9 @@ def split_batch(batch: Sequence[int], lengths: Sequence[int], max_tokens: int) -
     return parts
 
 
-def learning_rate(step: int, total: int, peak: float) -> float:
-    """Linear warm-up over the first tenth (at most 20 steps), then a cosine down to a tenth of the peak."""
-    warm = max(1, min(20, total // 10))
+def learning_rate(step: int, total: int, peak: float, most_warm: int = 20) -> float:
+    """Linear warm-up over the first tenth (at most `most_warm` steps), then a cosine down to a tenth of the peak."""
+    warm = max(1, min(most_warm, total // 10))
     if step < warm:
         return peak * (step + 1) / warm
     progress = (step - warm) / max(1, total - warm)

@@ -99,6 +99,9 @@ class Adapter:
             setattr(model.get_submodule(parent), child, layers[name])
         return layers
 
+    def publish(self) -> None:
+        """The model reads `weights` themselves."""
+
     def initialise(self, seed: int) -> None:
         """A uniform as PEFT's default (Kaiming, √5), B zero: at step 0 the model is its base."""
         generator = torch.Generator().manual_seed(seed)
@@ -142,9 +145,9 @@ def factor_shapes(layer: LoraLinear, rank: int) -> tuple[tuple[int, int], tuple[
     return (rank, inner), (out, rank)
 
 
-def new_adapter(model: nn.Module, rank: int, seed: int) -> Adapter:
-    """Fresh factors on every linear but the output head."""
-    adapter = Adapter(model, rank, ALPHA, lambda name: True)
+def new_adapter(model: nn.Module, rank: int, seed: int, rslora: bool = False) -> Adapter:
+    """Fresh factors on every linear but the output head; `rslora` (arXiv 2312.03732) scales by the root of the rank."""
+    adapter = Adapter(model, rank, ALPHA, lambda name: True, rslora)
     adapter.initialise(seed)
     return adapter
 
@@ -158,3 +161,19 @@ def adapter_from(model: nn.Module, folder: Path) -> Adapter:
     adapter = Adapter(model, int(config["r"]), config["lora_alpha"], names.__contains__, rslora)
     adapter.load(folder)
     return adapter
+
+
+@torch.no_grad()
+def merge(model: nn.Module, folder: Path) -> None:
+    """Add the adapter of a PEFT folder to the weights of its base."""
+    config: Mapping[str, Any] = json.loads((folder / "adapter_config.json").read_text())
+    rank = int(config["r"])
+    scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    tensors = load_file(folder / "adapter_model.safetensors")
+    for key in [key for key in tensors if key.endswith(".lora_A.weight")]:
+        name = key.removeprefix(PREFIX).removesuffix(".lora_A.weight")
+        module = model.get_submodule(name)
+        change = tensors[f"{PREFIX}{name}.lora_B.weight"].float() @ tensors[key].float() * scale
+        weight: Tensor = module.weight  # type: ignore[assignment]
+        change = (change.t() if isinstance(module, Conv1D) else change).to(weight.device)
+        weight.copy_(weight.float() + change)

@@ -1,7 +1,8 @@
 """Sequences end to end in one row, no padding in any linear; attention alone lays them side by side.
 
 There the sequences are padded on the right to the longest of the pack: causal attention never looks right, so
-no mask is needed and the padding changes nothing.
+no mask is needed and the padding changes nothing. Only a forked sequence (two answers after one prompt) needs one:
+the second answer must not see the first.
 """
 
 import math
@@ -15,6 +16,8 @@ from torch.autograd import Function
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from workers.fine_tuning.recipes.rows import Row
+
 NAME = "gptstore_packed"
 # Up to this many tokens, scores are kept as a whole matrix.
 SHORT = 128
@@ -24,35 +27,42 @@ SHORT = 128
 class Pack:
     """`ids`, `positions`: [1, tokens]. `labels`: the next token where it is a target; `targets`: those places.
 
+    `answers`: whose each target is, twice the sequence's number, one more for a second answer.
     `shape`: (sequences, longest). `spread[i]`: the pack's row for place i of the padded layout; `places`: back again.
+    `visible`: [sequences, longest, longest], which keys a query sees; None where all earlier ones.
     """
 
     ids: Tensor
     positions: Tensor
     targets: Tensor
     labels: Tensor
+    answers: Tensor
     shape: tuple[int, int]
     spread: Tensor
     places: Tensor
+    visible: Tensor | None
 
 
-def pack(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.device) -> Pack:
-    """`rows`: token ids with their loss mask, as the renderer gives them."""
+def pack(rows: Sequence[Row], device: torch.device) -> Pack:
     ids: list[int] = []
     positions: list[int] = []
     targets: list[int] = []
     labels: list[int] = []
+    answers: list[int] = []
     places: list[int] = []
-    longest = max(len(row) for row, _ in rows)
+    longest = max(len(row.ids) for row in rows)
     spread = torch.zeros(len(rows) * longest, dtype=torch.long)
-    for number, (row, mask) in enumerate(rows):
-        begin = len(ids)
-        spread[number * longest : number * longest + len(row)] = torch.arange(begin, begin + len(row))
-        places += range(number * longest, number * longest + len(row))
-        targets += [begin + at - 1 for at in range(1, len(row)) if mask[at]]
-        labels += [row[at] for at in range(1, len(row)) if mask[at]]
-        ids += row
-        positions += range(len(row))
+    for number, row in enumerate(rows):
+        begin, length = len(ids), len(row.ids)
+        spread[number * longest : number * longest + length] = torch.arange(begin, begin + length)
+        places += range(number * longest, number * longest + length)
+        prompt, second = (row.fork[0], sum(row.fork)) if row.fork else (0, length)
+        wanted = [at for at in range(1, length) if row.mask[at]]
+        targets += [begin + (prompt if at == second else at) - 1 for at in wanted]
+        labels += [row.ids[at] for at in wanted]
+        answers += [2 * number + (at >= second) for at in wanted]
+        ids += row.ids
+        positions += [*range(second), *range(prompt, prompt + length - second)]
 
     def tensor(values: list[int]) -> Tensor:
         return torch.tensor(values, dtype=torch.long, device=device)
@@ -62,10 +72,24 @@ def pack(rows: Sequence[tuple[Sequence[int], Sequence[bool]]], device: torch.dev
         tensor(positions)[None],
         tensor(targets),
         tensor(labels),
+        tensor(answers),
         (len(rows), longest),
         spread.to(device),
         tensor(places),
+        forks(rows, longest, device),
     )
+
+
+def forks(rows: Sequence[Row], longest: int, device: torch.device) -> Tensor | None:
+    """What a query sees where second answers do not see first ones."""
+    if all(row.fork is None for row in rows):
+        return None
+    seen = visible(longest, None, device).repeat(len(rows), 1, 1)
+    for number, row in enumerate(rows):
+        if row.fork:
+            prompt, second = row.fork[0], sum(row.fork)
+            seen[number, second : len(row.ids), prompt:second] = False
+    return seen
 
 
 class Spread(Function):
@@ -121,15 +145,18 @@ def packed_attention(
         return rows.view(sequences, longest, *rows.shape[1:]).transpose(1, 2)
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    seen = pack.visible
+    if seen is None and sliding_window is not None and longest > sliding_window:
+        seen = visible(longest, sliding_window, query.device)[None]
     attend = attend_short if longest <= SHORT else attend_long
-    output = attend(side_by_side(query), side_by_side(key), side_by_side(value), scale, sliding_window)
+    output = attend(side_by_side(query), side_by_side(key), side_by_side(value), scale, seen)
     rows = output.transpose(1, 2).reshape(sequences * longest, *query.shape[1:2], value.shape[-1])
     if sequences > 1:
         rows = Gather.apply(rows, pack.places)
     return rows.unsqueeze(0), None
 
 
-def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None) -> Tensor:
     """Three plain products, the query heads of a key head as rows of one matrix: [batch, heads, tokens, head_dim].
 
     On a CPU the fused kernel takes several times as long for sequences of some dozen tokens. Scores are fp32, as
@@ -139,17 +166,20 @@ def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, window
     kv_heads = key.shape[1]
     q = query.reshape(batch * kv_heads, heads // kv_heads * tokens, width)
     k, v = key.reshape(batch * kv_heads, tokens, width), value.reshape(batch * kv_heads, tokens, -1)
-    bias = torch.zeros(tokens, tokens, device=q.device).masked_fill_(~visible(tokens, window, q.device), -math.inf)
-    scores = torch.baddbmm(bias.repeat(heads // kv_heads, 1), q.float(), k.float().transpose(1, 2), alpha=scale)
+    seen = visible(tokens, None, q.device)[None] if seen is None else seen
+    bias = torch.zeros(seen.shape, device=q.device).masked_fill_(~seen, -math.inf).repeat(1, heads // kv_heads, 1)
+    if len(bias) > 1:
+        bias = bias.repeat_interleave(kv_heads, 0)
+    scores = torch.baddbmm(bias, q.float(), k.float().transpose(1, 2), alpha=scale)
     return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(batch, heads, tokens, -1)
 
 
-def attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
+def attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None) -> Tensor:
     """The fused kernel: its memory does not grow with the square of the length."""
-    tokens, groups = query.shape[2], query.shape[1] // key.shape[1]
+    groups = query.shape[1] // key.shape[1]
     if groups > 1:
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    mask = visible(tokens, window, query.device) if window is not None and tokens > window else None
+    mask = None if seen is None else seen[:, None]
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=mask is None, scale=scale)
 
 

@@ -1,0 +1,72 @@
+"""A recipe run in this process: its parent's end of the pipe is a list."""
+
+import importlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from workers.fine_tuning.recipes.process import Parent
+from workers.fine_tuning.spec import STOP, JobSpec
+
+BATCH = {"n_epochs": 1, "batch_size": 2, "learning_rate_multiplier": 1.0, "rank": 4, "context_length": 512}
+
+
+class Told(Parent):
+    """`stop_after`: asks the recipe to stop once it has told of so many steps."""
+
+    def __init__(self, spec: JobSpec, stop_after: int | None = None) -> None:
+        self.spec, self.asked, self.stop_after = spec, None, stop_after
+        self.reports: list[tuple[str, dict[str, Any]]] = []
+
+    def tell(self, event: Any, **data: Any) -> None:
+        self.reports.append((event, json.loads(json.dumps(data))))
+        if self.stop_after is not None and len(self.all("step")) >= self.stop_after:
+            self.asked = STOP
+
+    def all(self, event: str) -> list[dict[str, Any]]:
+        return [data for name, data in self.reports if name == event]
+
+    @property
+    def done(self) -> dict[str, Any]:
+        return self.all("done")[0]
+
+    @property
+    def losses(self) -> list[float]:
+        return [step["loss"] for step in self.all("step")]
+
+
+def recipe_of(method: str) -> Callable[[Parent], None]:
+    recipe: Callable[[Parent], None] = getattr(importlib.import_module(f"workers.fine_tuning.recipes.{method}"), method)
+    return recipe
+
+
+def run(base: Path, work: Path, method: str, training: Sequence[Any], **more: Any) -> Told:
+    """Runs it to its end; `held_out`: rows, `stop_after`: steps; the rest goes into the spec."""
+    work.mkdir(exist_ok=True)
+    stop_after, held_out = more.pop("stop_after", None), more.pop("held_out", None)
+    files = {"training": write(work / "training.jsonl", training)}
+    if held_out is not None:
+        files["validation"] = write(work / "held_out.jsonl", held_out)
+    given = {**BATCH, "seed": 3, "threads": 1, "dtype": "fp32", "seconds_between_checkpoints": 3600, **files, **more}
+    told = Told(JobSpec.model_validate({"base": str(base), "work": str(work), "method": method, **given}), stop_after)
+    recipe_of(method)(told)
+    return told
+
+
+def write(path: Path, rows: Sequence[Any]) -> str:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+def chat(question: str, answer: str, **more: Any) -> dict[str, Any]:
+    turns = [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": turns} | more
+
+
+def preference(question: str, preferred: str, other: str) -> dict[str, Any]:
+    return {
+        "input": {"messages": [{"role": "user", "content": question}]},
+        "preferred_output": [{"role": "assistant", "content": preferred}],
+        "non_preferred_output": [{"role": "assistant", "content": other}],
+    }

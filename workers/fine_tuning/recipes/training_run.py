@@ -1,0 +1,251 @@
+"""The loop that every recipe shares: resume → steps (checkpoint, evaluate) → result.
+
+On a CPU a resumed run gives the very bytes of an uninterrupted one: which rows make a step follows from the seed, and
+the state on disk is the whole state.
+"""
+
+import csv
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
+from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
+from workers.fine_tuning.recipes.objective import Objective, perplexity
+from workers.fine_tuning.recipes.process import Parent
+from workers.fine_tuning.recipes.refusal import Refused
+from workers.fine_tuning.recipes.rows import Row
+from workers.fine_tuning.recipes.trainable import Trainable
+from workers.fine_tuning.spec import CANCEL
+
+CLIP = 1.0
+SAMPLE_ROWS = 16
+SAMPLES_PER_RUN = 4
+# Of the time of a run, one part in so many may go into checkpoints.
+SAVING_SHARE = 20
+DIVERGED = (
+    "The {what} became {value} at step {step}. The learning rate may be too high: try a learning_rate_multiplier "
+    "of a tenth, and look at the rows for broken text."
+)
+OUT_OF_MEMORY = (
+    "The training process ran out of memory at step {step}, also with half the tokens at once. Use shorter rows, a "
+    "smaller rank or a smaller model."
+)
+
+
+class Run:
+    """The state of one job: the optimizer's moments, the steps done and their figures.
+
+    `decay` is taken off the first `decayed` weights at each step, times the learning rate; `warmup` in steps at most.
+    """
+
+    def __init__(
+        self,
+        parent: Parent,
+        model: nn.Module,
+        trainable: Trainable,
+        objective: Objective,
+        rows: list[Row],
+        held_out: list[Row],
+        *,
+        decay: float = 0.0,
+        decayed: int = 0,
+        warmup: int = 20,
+        betas: tuple[float, float] = (0.9, 0.999),
+    ) -> None:
+        self.spec, self.parent, self.model, self.trainable = parent.spec, parent, model, trainable
+        self.objective, self.rows, self.held_out = objective, rows, held_out
+        self.decay, self.decayed, self.warmup = decay, decayed, warmup
+        self.device = trainable.weights.device
+        self.work = Path(self.spec.work)
+        self.lengths = [len(row.ids) for row in rows]
+        self.per_epoch = steps_per_epoch(len(rows), self.spec.batch_size)
+        self.total = self.per_epoch * self.spec.n_epochs
+        self.vector = nn.Parameter(trainable.weights)
+        self.vector.grad = trainable.gradients
+        self.optimizer = torch.optim.AdamW(
+            [self.vector], lr=0.0, betas=betas, weight_decay=0.0, fused=self.device.type == "cuda"
+        )
+        self.pack_tokens, self.halved = self.spec.pack_tokens, False
+        self.step = 0
+        self.base_loss: float | None = None
+        self.history: list[dict[str, float]] = []
+
+    def resume(self) -> None:
+        """Stand where the newest checkpoint stood; at a fresh start measure the base on the held-out rows."""
+        found = load_checkpoint(self.work)
+        if found:
+            tensors, state = found
+            self.trainable.weights.copy_(tensors["weights"])
+            self.trainable.publish()
+            moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+            self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
+            self.step, self.base_loss, self.history = state["step"], state["base_loss"], state["history"]
+            self.halved = state.get("halved", False)
+            self.pack_tokens = self.spec.pack_tokens // (2 if self.halved else 1)
+        elif self.held_out:
+            self.base_loss = self.evaluate(self.held_out)["loss"]
+        tokens = sum(self.lengths)
+        self.parent.tell("begin", rows=len(self.rows), tokens=tokens, total_steps=self.total, step=self.step)
+
+    def train(self) -> bool:
+        """The loop; False when the parent asked to end it. A stop is checkpointed, a cancel is not."""
+        began, saved, first = time.monotonic(), time.monotonic(), self.step
+        tokens_done, pause = 0, self.spec.seconds_between_checkpoints
+        while self.step < self.total:
+            if self.parent.asked:
+                if self.parent.asked != CANCEL:
+                    self.save()
+                return False
+            epoch, at = divmod(self.step, self.per_epoch)
+            if at == 0 or self.step == first:
+                batches = epoch_batches(self.lengths, self.spec.batch_size, self.spec.seed, epoch)
+            figures = self.advance(batches[at])
+            tokens_done += sum(self.lengths[row] for row in batches[at])
+            seconds = time.monotonic() - began
+            left = seconds / (self.step - first) * (self.total - self.step)
+            self.parent.tell(
+                "step", **figures, tokens=tokens_done, seconds=round(seconds, 3), eta_seconds=round(left, 1)
+            )
+            if time.monotonic() - saved >= pause and self.step < self.total:
+                begun = time.monotonic()
+                self.save()
+                saved = time.monotonic()
+                pause = self.spec.seconds_between_checkpoints and max(pause, SAVING_SHARE * (saved - begun))
+            if self.step % self.per_epoch == 0 and self.step < self.total:
+                self.keep_epoch(epoch + 1)
+        return True
+
+    def advance(self, batch: Sequence[int]) -> dict[str, float]:
+        """One optimizer step over the rows of `batch`; its figures are means over what counts in them."""
+        rate = learning_rate(
+            self.step, self.total, self.spec.peak_rate * self.spec.learning_rate_multiplier, self.warmup
+        )
+        sums = self.gradients(batch)
+        figures = self.objective.figures(sums)
+        norm = torch.linalg.vector_norm(self.trainable.gradients)
+        for what, value in (("loss", figures["loss"]), ("gradient", norm.item())):
+            if not torch.isfinite(torch.tensor(value)):
+                message = DIVERGED.format(what=what, value=value, step=self.step + 1)
+                raise Refused("training_diverged", message, "hyperparameters.learning_rate_multiplier")
+        self.trainable.gradients.mul_(torch.clamp(CLIP / (norm + 1e-6), max=1.0))
+        if self.decay:
+            self.trainable.weights[: self.decayed].mul_(1 - rate * self.decay)
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.step()
+        self.trainable.publish()
+        self.step += 1
+        figures = {"step": self.step, **rounded(figures), "lr": rate}
+        if self.held_out and self.step % max(10, self.total // (SAMPLES_PER_RUN + 1)) == 0 and self.step < self.total:
+            found = self.evaluate(self.held_out[:SAMPLE_ROWS])
+            figures |= {f"valid_{name}": value for name, value in found.items()}
+        self.history.append(figures)
+        return figures
+
+    def gradients(self, batch: Sequence[int]) -> Counter[str]:
+        """Add up the batch's gradients in micro-batches; out of memory, once with half as many tokens at a time."""
+        try:
+            return self.accumulate(batch)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if self.halved:
+                raise Refused("out_of_memory", OUT_OF_MEMORY.format(step=self.step + 1)) from error
+        self.halved, self.pack_tokens = True, self.pack_tokens // 2
+        text = f"Out of memory at step {self.step + 1}: going on with {self.pack_tokens} tokens at once"
+        self.parent.tell("note", message=text, level="warn")
+        return self.gradients(batch)
+
+    def accumulate(self, batch: Sequence[int]) -> Counter[str]:
+        self.trainable.gradients.zero_()
+        size = sum(self.objective.size(self.rows[row]) for row in batch)
+        sums: Counter[str] = Counter()
+        for part in split_batch(batch, self.lengths, self.pack_tokens):
+            loss, found = self.objective.measure(self.model, [self.rows[row] for row in part], self.device)
+            (loss / size).backward()
+            sums.update(found)
+        return sums
+
+    @torch.no_grad()
+    def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:
+        """The objective's means over `rows`; `loss` is that of the wanted ones where they can be told apart."""
+        sums: Counter[str] = Counter()
+        lengths = [len(row.ids) for row in rows]
+        for part in split_batch(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
+            sums.update(self.objective.measure(self.model, [rows[row] for row in part], self.device)[1])
+        figures = self.objective.figures(sums)
+        if sums["wanted"]:
+            figures["loss"] = sums["wanted_loss"] / sums["wanted"]
+        return rounded(figures)
+
+    def save(self) -> None:
+        moments = self.optimizer.state[self.vector] if self.step else None
+        if moments is None or not moments:
+            return
+        weights = {"weights": self.trainable.weights}
+        tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+        state = {"base_loss": self.base_loss, "history": self.history, "halved": self.halved}
+        save_checkpoint(self.work, self.step, tensors, state)
+        self.parent.tell("saved", step=self.step)
+
+    def keep_epoch(self, epoch: int) -> None:
+        """Offer this epoch's adapter as a model of its own; whole models are kept at the end only."""
+        if self.spec.settings.get("adapter", "lora") != "lora":
+            return
+        folder = self.work / f"epoch-{epoch}"
+        self.trainable.save(folder)
+        self.parent.tell("epoch", step=self.step, folder=str(folder), metrics=self.final_metrics(full=False))
+
+    def final_metrics(self, *, full: bool) -> dict[str, Any]:
+        last = self.history[-1]
+        shown = {
+            name: value for name, value in last.items() if name not in ("step", "lr", "loss") and "valid" not in name
+        }
+        metrics: dict[str, Any] = {"step": self.step, "train_loss": last["loss"]}
+        metrics |= {f"train_{name}": value for name, value in shown.items()}
+        if self.held_out and full:
+            found = self.evaluate(self.held_out)
+            metrics |= {f"full_valid_{name}": value for name, value in found.items()}
+            if "mean_token_accuracy" in found:
+                metrics["full_valid_perplexity"] = perplexity(found["loss"])
+        return metrics
+
+    def finish(self) -> None:
+        """Keep and measure the result, write the figures of every step, report."""
+        folder = self.work / "result"
+        facts = self.trainable.save(folder)
+        metrics = self.final_metrics(full=True) | {"base_valid_loss": self.base_loss}
+        figures = self.work / "step_metrics.csv"
+        columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+        keys = ["step", "loss", "mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy"]
+        more = sorted({name for each in self.history for name in each} - {*keys, "lr"})
+        with figures.open("w", newline="") as target:
+            writer = csv.writer(target)
+            writer.writerow(columns + more)
+            writer.writerows([each.get(key, "") for key in keys + more] for each in self.history)
+        trained = sum(self.lengths) * self.spec.n_epochs
+        extra = {} if facts is None else {"facts": facts.model_dump()}
+        self.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, trained_tokens=trained, **extra)
+
+
+def rounded(figures: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 5) for name, value in figures.items()}
+
+
+def out_of_memory(error: Exception) -> bool:
+    """CUDA has a class for it; on a CPU torch raises a RuntimeError that says so."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def carry_out(run: Run) -> None:
+    """From the newest checkpoint to the result."""
+    run.resume()
+    if run.train():
+        run.finish()
+    else:
+        run.parent.tell("stopped")
