@@ -56,6 +56,8 @@ DOORS: dict[tuple[str, str], Door] = {
     ("GET", "/v1/fine_tuning/jobs"): Door("fine_tuning", cursors=("after:ftjob",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): Door("fine_tuning", ids=("job_id",)),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): Door("fine_tuning", ids=("job_id",)),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): Door("fine_tuning", ids=("job_id",)),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): Door("fine_tuning", ids=("job_id",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"): Door("fine_tuning", ids=("job_id",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints"): Door("fine_tuning", ids=("job_id",)),
     ("POST", "/v1/artifacts"): Door(

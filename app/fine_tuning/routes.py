@@ -9,6 +9,7 @@ from app.billing.wallet import read_wallet
 from app.dependencies import Transaction, requires
 from app.fine_tuning.find import find_job, list_checkpoints, list_events, list_jobs, model_names
 from app.fine_tuning.finish import cancel
+from app.fine_tuning.pause import pause, resume
 from app.fine_tuning.rules import check_metadata
 from app.fine_tuning.schemas import CheckpointOut, EstimateOut, EventOut, JobCreate, JobOut, JobTerms
 from app.fine_tuning.start import plan_job, start
@@ -57,6 +58,18 @@ def read_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
 @router.post("/jobs/{job_id}/cancel")
 def cancel_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
     return JobOut.of(cancel(tx, caller.account_id, job_id), {})
+
+
+@router.post("/jobs/{job_id}/pause")
+def pause_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
+    """It keeps its place and its hold: a running job saves a checkpoint within a step and ends its process."""
+    return JobOut.of(pause(tx, caller.account_id, job_id), {})
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
+    """Back into the queue; training goes on from the checkpoint as if it had never stopped."""
+    return JobOut.of(resume(tx, caller.account_id, job_id), {})
 
 
 @router.get("/jobs/{job_id}/events")

@@ -11,6 +11,7 @@ AUTO = "auto"
 COMMON = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", "rank"})
 OPEN = ("validating_files", "queued", "running", "paused")
 WAITING = ("validating_files", "queued")
+UNCLAIMED = (*WAITING, "paused")
 DEFAULT_RANK = 8
 MAX_EPOCHS, MAX_BATCH, MAX_MULTIPLIER, MAX_RANK = 50, 256, 100.0, 64
 AUTO_EPOCH_ROWS = 200

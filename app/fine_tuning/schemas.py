@@ -117,6 +117,7 @@ class JobOut(BaseModel):
     charge_micros: int | None
     held_micros: int
     cancel_requested: bool
+    pause_requested: bool
     base_valid_loss: float | None
 
     @classmethod
@@ -143,6 +144,7 @@ class JobOut(BaseModel):
             charge_micros=job.charge_micros,
             held_micros=job.held_micros if job.finished_at is None else 0,
             cancel_requested=job.cancel_requested,
+            pause_requested=job.pause_requested,
             base_valid_loss=(job.result or {}).get("base_valid_loss"),
         )
 

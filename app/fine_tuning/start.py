@@ -13,12 +13,12 @@ from app.errors import InsufficientFunds, InsufficientQuota, InvalidTrainingFile
 from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
 from app.files.tables import File
-from app.fine_tuning.claim import wake_worker
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
 from app.fine_tuning.methods import Method, wrong_rows
 from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, training_price
 from app.fine_tuning.tables import FineTuningJob
+from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
 from app.settings import get_settings
 from app.variants.bases import base_of, find_ready_base

@@ -100,9 +100,9 @@ class Child:
 
 
 class LeaseKeeper:
-    """Renews the lease once a second while a child works; passes a cancel on, kills the child when the lease is lost.
+    """Renews the lease once a second while a child works; passes cancel and pause on.
 
-    `stopping` is set when the worker shuts down: the child then checkpoints and ends.
+    A child whose lease is lost is killed. `stopping` is set when the worker shuts down: the child then checkpoints and ends.
     """
 
     def __init__(self, job_id: str, token: int, lease: float, child: Child, stopping: threading.Event) -> None:
@@ -138,6 +138,8 @@ class LeaseKeeper:
                 held_until = asked + self._lease
             if state == "cancel_requested":
                 self._child.order(CANCEL)
+            elif state == "pause_requested":
+                self._child.order(STOP)
             elif state == "lost":
                 self.lost = True
                 self._child.kill()

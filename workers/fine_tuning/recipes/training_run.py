@@ -190,7 +190,7 @@ class Run:
         weights = {"weights": self.trainable.weights}
         tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
         state = {"base_loss": self.base_loss, "history": self.history, "halved": self.halved}
-        save_checkpoint(self.work, self.step, tensors, state)
+        save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
         self.parent.tell("saved", step=self.step)
 
     def keep_epoch(self, epoch: int) -> None:
