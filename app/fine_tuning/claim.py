@@ -47,7 +47,9 @@ def claim_next(tx: Session, slot: Slot) -> FineTuningJob | None:
         elif job.pause_requested:
             rest(tx, job)
         elif job.attempts > get_settings().fine_tuning.max_attempts:
-            fail(tx, job.id, job.fencing_token, "training_failed", "The training process ended again and again.")
+            last = job.result.get("last_end")
+            text = f"The training process ended again and again{f', the last time: {last}' if last else ''}."
+            fail(tx, job.id, job.fencing_token, "training_failed", text)
         else:
             return job
     return None

@@ -21,7 +21,8 @@ AUTO_BATCH = 8
 RUNTIME_BYTES = 700 * 1024 * 1024
 ACTIVATION_FACTOR = 40
 PACK_TOKENS = 2048
-# What two ordinary CPU cores multiply in bf16; a GPU only makes the estimate pessimistic.
+# The start value of estimates, until a job of the base and method has finished in this store: what two ordinary CPU
+# cores multiply in bf16.
 FLOPS_PER_SECOND = 300e9
 START_SECONDS = 12.0
 

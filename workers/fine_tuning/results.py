@@ -24,7 +24,7 @@ from models_registry.store import open_store
 from workers.model_import.facts import BaseFacts
 
 
-def keep_result(job: FineTuningJob, data: Mapping[str, Any]) -> None:
+def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str, float]) -> None:
     """The model, its figures, the end of the job and its charge: all or nothing. Raises LostLease."""
     make = trained_base(job, data) if "facts" in data else trained_adapter(job, data)
     with transaction() as tx, Path(data["csv"]).open("rb") as figures:
@@ -34,7 +34,7 @@ def keep_result(job: FineTuningJob, data: Mapping[str, Any]) -> None:
         shown = {name: value for name, value in metrics.items() if name != "base_valid_loss"}
         progress.add_checkpoint(tx, job.id, job.fencing_token, metrics["step"], variant, shown)
         file = save_file(tx, job.account_id, figures, "step_metrics.csv", RESULTS)
-        result = {**metrics, "result_files": [file.id]}
+        result = {**metrics, "result_files": [file.id], "timing": dict(timing)}
         if not finish.succeed(tx, job.id, job.fencing_token, variant, data["trained_tokens"], result):
             raise LostLease(job.id)
 

@@ -1,5 +1,6 @@
 """What becomes of a job whose training process broke: tried again, tried smaller, put aside, or given up."""
 
+import errno
 import signal
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,10 @@ def fate(ending: Ending, tried_smaller: bool) -> Fate:
     if ending.out_of_memory:
         return "give_up" if tried_smaller else "smaller"
     return "again"
+
+
+def is_disk_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def kernel_memory_kills() -> int:
