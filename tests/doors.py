@@ -63,6 +63,7 @@ DOORS: dict[tuple[str, str], Door] = {
     ("POST", "/v1/artifacts"): Door(
         "models", files=("adapter_model.safetensors", "adapter_config.json"), body={"base_model": "{base}"}
     ),
+    ("GET", "/v1/artifacts/{model}/content"): Door("models", ids=("model",)),
     ("GET", "/v1/listings"): Door(OPEN),
     ("POST", "/v1/listings"): Door("listings", ids=("model",), body=listing_body("{model}")),
     ("GET", "/v1/categories"): Door(OPEN),

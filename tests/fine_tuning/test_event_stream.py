@@ -39,13 +39,10 @@ def test_an_ended_job_tells_all_its_events_and_a_reader_who_comes_back_the_rest(
     events = told(whole.text)
     assert events == listed[::-1]
     assert f"id: {events[0]['id']}\n" in whole.text
-    for where in (
-        {"headers": user.headers | {"last-event-id": events[1]["id"]}},
-        {"params": {"after": events[1]["id"]}},
-    ):
-        options: dict[str, Any] = {"headers": user.headers} | where
-        options["params"] = {"stream": "true"} | options.get("params", {})
-        assert told(client.get(path, **options).text) == events[2:]
+    seen, streamed = events[1]["id"], {"stream": "true"}
+    for headers, params in (({"last-event-id": seen}, {}), ({}, {"after": seen})):
+        answer = client.get(path, headers=user.headers | headers, params=streamed | params)
+        assert told(answer.text) == events[2:]
     forged = client.get(path, params={"stream": "true", "after": "ftevent-x"}, headers=user.headers)
     assert forged.json()["error"]["code"] == "invalid_cursor"
 

@@ -41,7 +41,9 @@ def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str
 
 def trained_adapter(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
     digest, info = keep_adapter(job, Path(data["folder"]))
-    return lambda tx: create_variant(tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "")
+    return lambda tx: create_variant(
+        tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "", made_by=job.id
+    )
 
 
 def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
@@ -66,7 +68,9 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Sessi
         base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
         weights = WholeWeights(0, facts.parameters, manifest.bytes)
         names = (job.suffix or "", parent.id)
-        variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
+        variant = create_variant(
+            tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names, made_by=job.id
+        )
         text = f"It has weights of its own: a generation worker for the base {base.id} serves it."
         add_events(tx, job.id, [Event(text)])
         return variant
@@ -88,10 +92,10 @@ def keep_checkpoint(job: FineTuningJob, data: Mapping[str, Any]) -> None:
         if progress.has_checkpoint(tx, job.id, data["step"]):
             return
     digest, info = keep_adapter(job, Path(data["folder"]))
-    suffix = f"{job.suffix or ''}"
+    name, step = job.suffix or "", data["step"]
     with transaction() as tx:
         progress.owned_job(tx, job.id, job.fencing_token)
-        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "checkpoint", suffix)
+        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "checkpoint", name, None, job.id, step)
         progress.add_checkpoint(tx, job.id, job.fencing_token, data["step"], variant, data["metrics"])
 
 
