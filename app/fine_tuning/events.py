@@ -39,6 +39,11 @@ def add_events(tx: Session, job_id: str, events: Sequence[Event]) -> None:
     tx.execute(select(func.pg_notify(CHANNEL, job_id)))
 
 
+def told_messages(tx: Session, job_id: str) -> set[str]:
+    query = select(FineTuningEvent.message).where(FineTuningEvent.job_id == job_id, FineTuningEvent.type == "message")
+    return set(tx.scalars(query))
+
+
 def last_reported_step(tx: Session, job_id: str) -> int:
     """A resumed run repeats steps; those up to this one are already told."""
     step = FineTuningEvent.data["step"].as_integer()

@@ -122,6 +122,7 @@ class JobOut(BaseModel):
     pause_requested: bool
     priority: int
     base_valid_loss: float | None
+    evaluation: dict[str, Any] | None
 
     @classmethod
     def of(cls, job: FineTuningJob, names: dict[str, str]) -> Self:
@@ -150,7 +151,19 @@ class JobOut(BaseModel):
             pause_requested=job.pause_requested,
             priority=job.priority,
             base_valid_loss=(job.result or {}).get("base_valid_loss"),
+            evaluation=evaluation_of(job.result or {}),
         )
+
+
+def evaluation_of(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The base and the model on the held-out rows, and what both say to some of them; None without such rows."""
+    if result.get("base_valid_loss") is None:
+        return None
+    sides = {
+        side: {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+        for side, prefix in (("before", "base_valid_"), ("after", "full_valid_"))
+    }
+    return {**sides, "samples": result.get("samples", [])}
 
 
 def method_out(job: FineTuningJob) -> dict[str, Any]:

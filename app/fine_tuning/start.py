@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
 from app.billing.holds import hold
-from app.errors import InsufficientFunds, InsufficientQuota, InvalidTrainingFile, RateLimited
+from app.errors import InsufficientFunds, InsufficientQuota, InvalidHyperparameter, InvalidTrainingFile, RateLimited
 from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
 from app.files.tables import File
@@ -17,7 +17,7 @@ from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
 from app.fine_tuning.methods import Method, wrong_rows
-from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, resolve, training_price
+from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
@@ -62,6 +62,9 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
     """Raises ModelNotFound, NotFound, InvalidTrainingFile, RateLimited, InsufficientQuota."""
     check_open_jobs(tx, account_id)
     plan = plan_job(tx, account_id, request)
+    needing = needs_held_out_rows(request.hyperparameters)
+    if needing and request.validation_file is None:
+        raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
     if request.validation_file is not None:
         training_file(tx, account_id, request.validation_file, "validation_file")
     job_id = new_id("ftjob")

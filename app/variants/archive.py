@@ -5,7 +5,10 @@ from collections.abc import Iterator
 from io import RawIOBase
 from typing import Any
 
-from models_registry.store import CHUNK, ArtifactStore, Manifest
+from starlette.responses import StreamingResponse
+
+from app.settings import get_settings
+from models_registry.store import CHUNK, ArtifactStore, Manifest, open_store
 
 
 class Outbox(RawIOBase):
@@ -24,6 +27,14 @@ class Outbox(RawIOBase):
     def taken(self) -> bytes:
         pieces, self._pieces = self._pieces, []
         return b"".join(pieces)
+
+
+def archive(model: str, files: Manifest, merged: bool) -> StreamingResponse:
+    """For download, under the model's name."""
+    name = f"{model.replace(':', '-')}{'-merged' if merged else ''}.zip"
+    headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
+    store = open_store(get_settings().artifacts_url)
+    return StreamingResponse(zipped(store, files), headers=headers, media_type="application/zip")
 
 
 def zipped(store: ArtifactStore, manifest: Manifest) -> Iterator[bytes]:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal, Self
 
 from anyio import to_thread
 from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
 
@@ -14,14 +14,12 @@ from app.dependencies import Transaction, requires, uploader
 from app.errors import InvalidFilename, UnsafeFormat
 from app.files.upload import check_disk
 from app.forms import FILE, TEXT, file_field, multipart_body, needed_text, read_form, text_field
-from app.settings import get_settings
-from app.variants.archive import zipped
+from app.variants.archive import archive
 from app.variants.artifacts import upload_adapter
 from app.variants.export import exported
 from app.variants.rules import check_suffix
 from app.variants.tables import Variant
 from models_registry.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
-from models_registry.store import open_store
 
 router = APIRouter(prefix="/v1", tags=["models"])
 
@@ -84,10 +82,7 @@ def read_content(
     if files is None:
         waiting = {"object": "artifact.export", "model": model, "format": format, "status": "preparing"}
         return JSONResponse(waiting, 202, {"retry-after": "3"})
-    name = f"{model.replace(':', '-')}{'-merged' if format == 'merged' else ''}.zip"
-    headers = {"content-disposition": f'attachment; filename="{name}"', "x-content-type-options": "nosniff"}
-    store = open_store(get_settings().artifacts_url)
-    return StreamingResponse(zipped(store, files), headers=headers, media_type="application/zip")
+    return archive(model, files, format == "merged")
 
 
 def take_in(caller: Caller, form: FormData) -> ArtifactOut:

@@ -18,10 +18,14 @@ MOST_POINTS = 1000
 class MetricsLog:
     """Raises LostLease when the job is no longer this worker's."""
 
-    def __init__(self, job_id: str, token: int, told: int, remembered: Sequence[Mapping[str, Any]]) -> None:
-        """`told`: the last step in the events so far. `remembered`: the steps up to the checkpoint to resume from."""
+    def __init__(
+        self, job_id: str, token: int, told: int, messages: set[str], remembered: Sequence[Mapping[str, Any]]
+    ) -> None:
+        """`told`, `messages`: the last step and all messages so far. `remembered`: the steps up to the checkpoint that
+        this run goes on from.
+        """
         self._job_id, self._token, self._told = job_id, token, told
-        self._remembered = remembered
+        self._messages, self._remembered = messages, remembered
         self._total, self._stride, self._first = 0, 1, 0
         self._last: Mapping[str, Any] = {}
         self._events: list[Event] = []
@@ -38,7 +42,8 @@ class MetricsLog:
                 self._add_step(data)
             if report.data["step"]:
                 self._events.append(Event(f"Resumed at step {report.data['step']}/{self._total}"))
-        elif report.event == "note":
+        elif report.event == "note" and report.data["message"] not in self._messages:
+            self._messages.add(report.data["message"])
             self._events.append(Event(report.data["message"], level=report.data.get("level", "info")))
         elif report.event == "step":
             self._eta, self._last = report.data["eta_seconds"], report.data

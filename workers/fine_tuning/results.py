@@ -31,10 +31,10 @@ def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str
         progress.owned_job(tx, job.id, job.fencing_token)
         variant = make(tx)
         metrics = data["metrics"]
-        shown = {name: value for name, value in metrics.items() if name != "base_valid_loss"}
+        shown = {name: value for name, value in metrics.items() if not name.startswith("base_")}
         progress.add_checkpoint(tx, job.id, job.fencing_token, metrics["step"], variant, shown)
         file = save_file(tx, job.account_id, figures, "step_metrics.csv", RESULTS)
-        result = {**metrics, "result_files": [file.id], "timing": dict(timing)}
+        result = {**metrics, "result_files": [file.id], "timing": dict(timing), "samples": data.get("samples", [])}
         if not finish.succeed(tx, job.id, job.fencing_token, variant, data["trained_tokens"], result):
             raise LostLease(job.id)
 
@@ -67,10 +67,8 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Sessi
     def make(tx: Session) -> Variant:
         base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
         weights = WholeWeights(0, facts.parameters, manifest.bytes)
-        names = (job.suffix or "", parent.id)
-        variant = create_variant(
-            tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names, made_by=job.id
-        )
+        names = (job.suffix or "", parent.id, job.id)
+        variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
         text = f"It has weights of its own: a generation worker for the base {base.id} serves it."
         add_events(tx, job.id, [Event(text)])
         return variant

@@ -15,7 +15,7 @@ from app.files.tables import File
 from app.files.upload import uploads
 from app.fine_tuning import finish, progress
 from app.fine_tuning.claim import Slot, claim_next, tell_what_does_not_fit
-from app.fine_tuning.events import Event, last_reported_step
+from app.fine_tuning.events import Event, last_reported_step, told_messages
 from app.fine_tuning.methods import Method, block_tokens, method_of, peak_rate, wrong_rows
 from app.fine_tuning.pause import rest
 from app.fine_tuning.progress import LostLease
@@ -211,8 +211,8 @@ class JobAttempt:
     def _follow(self, child: Child) -> bool | None:
         """Write down what the child tells. True: the job ended; False: given back as asked; None: the child broke."""
         with transaction() as tx:
-            told = last_reported_step(tx, self.job.id)
-        metrics = MetricsLog(self.job.id, self.token, told, checkpointed_steps(self.work))
+            told = last_reported_step(tx, self.job.id), told_messages(tx, self.job.id)
+        metrics = MetricsLog(self.job.id, self.token, *told, checkpointed_steps(self.work))
         for report in child.reports():
             metrics.add(report)
             if report.event == "saved":

@@ -21,11 +21,12 @@ MEMORY_GONE = ("out of memory", "not enough memory", "can't allocate memory", "c
 class Parent:
     """The supervising task at the other end of stdin and stdout.
 
-    An error that ends this process is told as `broken`. When stdin ends, the parent is gone: so is this process.
+    `asked`: `cancel` or `stop` once the parent wrote it. An error that ends this process is told as `broken`. When
+    stdin ends, the parent is gone: so is this process.
     """
 
     def __init__(self) -> None:
-        self._order: str | None = None
+        self.asked: str | None = None
         self._busy = False
         self._heard = threading.Condition()
         die_with_parent()
@@ -34,14 +35,10 @@ class Parent:
         sys.excepthook = self._tell_broken
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
 
-    @property
-    def asked(self) -> str | None:
-        """`cancel` or `stop` once the parent wrote it. Looked at between two steps: waits here, as long as the spec
-        allows, while generation needs this machine.
-        """
+    def give_way(self) -> None:
+        """Between two steps: wait, as long as the spec allows, while generation needs this machine."""
         with self._heard:
-            self._heard.wait_for(lambda: self._order or not self._busy, self.spec.yield_to_generation)
-            return self._order
+            self._heard.wait_for(lambda: self.asked or not self._busy, self.spec.yield_to_generation)
 
     def _listen(self) -> None:
         for line in sys.stdin:
@@ -50,7 +47,7 @@ class Parent:
                 if word in (BUSY, IDLE):
                     self._busy = word == BUSY
                 else:
-                    self._order = word
+                    self.asked = word
                 self._heard.notify_all()
         os._exit(1)
 
