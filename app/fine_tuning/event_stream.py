@@ -14,6 +14,8 @@ from app.fine_tuning.tables import FineTuningJob
 
 HEARTBEAT = 15.0
 BATCH = 500
+# No blank line behind it: some readers take that for an empty event.
+HEARTBEAT_LINE = ": still open\n"
 
 
 async def stream_events(bell: Bell, job_id: str, after: str | None) -> AsyncIterator[str]:
@@ -34,7 +36,7 @@ async def stream_events(bell: Bell, job_id: str, after: str | None) -> AsyncIter
                 async with asyncio.timeout(HEARTBEAT):
                     await rung.wait()
             except TimeoutError:
-                yield ": still open\n\n"
+                yield HEARTBEAT_LINE
 
 
 def look(job_id: str, after: str | None) -> tuple[list[EventOut], bool]:
