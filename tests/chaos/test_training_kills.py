@@ -129,4 +129,5 @@ def test_25_kills_change_nothing(client: TestClient, base: Base, services: Servi
         charged = tx.scalars(select(LedgerTransfer).where(LedgerTransfer.reference == job)).all()
         assert steps[0] == steps[1]
         assert sorted(each.kind for each in charged) == ["fine_tuning", "fine_tuning_hold"]
+    with transaction() as tx:
         assert verify(tx) == []
