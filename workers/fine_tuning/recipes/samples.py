@@ -10,7 +10,7 @@ from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes import packing
 from workers.fine_tuning.recipes.rows import Row
 
-PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2, 128, 24
+PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2, 128, 16
 TEXT_PROMPT_TOKENS = 16
 
 
