@@ -14,6 +14,7 @@ from app.catalog import routes as catalog
 from app.error_responses import install_error_responses
 from app.files import routes as files
 from app.fine_tuning import routes as fine_tuning
+from app.fine_tuning.bell import Bell
 from app.inference import models
 from app.inference import routes as inference
 from app.inference.relay import Relay
@@ -48,7 +49,9 @@ async def lifespan(api: FastAPI) -> AsyncIterator[None]:
     to_thread.current_default_thread_limiter().total_tokens = get_settings().api.threads
     relay = api.state.relay = Relay()
     relay.start()
+    bell = api.state.bell = Bell()
     yield
+    await bell.stop()
     await relay.stop()
 
 

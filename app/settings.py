@@ -83,16 +83,26 @@ class GenerationSettings(BaseModel, frozen=True):
 
 
 class FineTuningSettings(BaseModel, frozen=True):
-    """The training queue; times in seconds."""
+    """The training queue; times in seconds.
+
+    A worker trains up to `slots` jobs at once on its one device, within `memory_bytes` (0: what the device has).
+    `work_dir` holds checkpoints: workers that share one take over each other's jobs where they stood.
+    `yield_to_generation`: the longest wait between two steps while a generation on this machine is under way.
+    """
 
     slots: int = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    memory_bytes: int = 0
     lease: float = 12.0
     max_attempts: int = 5
     max_jobs_per_account: int = 3
+    max_running_per_account: int = 2
     seconds_between_checkpoints: float = 10.0
     work_dir: str = ""
     threads: int = 0
     nice: int = 5
+    yield_to_generation: float = 0.0
+    min_free_disk_bytes: int = 256 * MEGABYTE
 
 
 class Settings(BaseSettings):

@@ -31,6 +31,7 @@ class TaskName(StrEnum):
     FINE_TUNE = "fine_tuning.run"
     VALIDATE_FILE = "fine_tuning.validate_file"
     IMPORT_BASE = "model_import.run"
+    MERGE_VARIANT = "model_import.merge"
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from app.catalog.publish import change_listing
 from app.catalog.schemas import ListingChange
 from app.files.validation import finish_validation
 from app.ids import new_id
+from app.variants.bases import find_base
 from tests.conftest import Signed
 from tests.factories import listing_body, new_listing, new_member, new_variant
 
@@ -56,11 +57,14 @@ DOORS: dict[tuple[str, str], Door] = {
     ("GET", "/v1/fine_tuning/jobs"): Door("fine_tuning", cursors=("after:ftjob",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}"): Door("fine_tuning", ids=("job_id",)),
     ("POST", "/v1/fine_tuning/jobs/{job_id}/cancel"): Door("fine_tuning", ids=("job_id",)),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/pause"): Door("fine_tuning", ids=("job_id",)),
+    ("POST", "/v1/fine_tuning/jobs/{job_id}/resume"): Door("fine_tuning", ids=("job_id",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/events"): Door("fine_tuning", ids=("job_id",)),
     ("GET", "/v1/fine_tuning/jobs/{job_id}/checkpoints"): Door("fine_tuning", ids=("job_id",)),
     ("POST", "/v1/artifacts"): Door(
         "models", files=("adapter_model.safetensors", "adapter_config.json"), body={"base_model": "{base}"}
     ),
+    ("GET", "/v1/artifacts/{model}/content"): Door("models", ids=("model",)),
     ("GET", "/v1/listings"): Door(OPEN),
     ("POST", "/v1/listings"): Door("listings", ids=("model",), body=listing_body("{model}")),
     ("GET", "/v1/categories"): Door(OPEN),
@@ -138,6 +142,8 @@ def make_world(client: Any, base_id: str) -> World:
         owned = new_listing(tx, owner.account_id, title=secret, system_prompt=secret)
         change_listing(tx, owned, ListingChange(visibility="private"))
         variants = {each: new_variant(tx, each.account_id, base_id) for each in (owner, stranger)}
+        for variant in variants.values():
+            variant.digest = find_base(tx, base_id).digest or ""
         spare = new_listing(tx, stranger.account_id)
         sold = new_listing(tx, seller.account_id, access=1)
         sold_name = f"{seller.handle}/{sold.name}"

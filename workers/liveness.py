@@ -1,11 +1,12 @@
 """A worker's sign of life: a key in Valkey that fades within seconds of the worker's death.
 
-`worker:{kind}:{id}` → JSON {kind, base, pid, figures}: readiness counts these keys, `/metrics` shows the figures.
+`worker:{kind}:{id}` → JSON {kind, base, pid, host, figures}: readiness counts these keys, `/metrics` shows the figures.
 """
 
 import json
 import os
 import secrets
+import socket
 import threading
 from collections.abc import Callable, Mapping
 
@@ -26,7 +27,7 @@ class Liveness:
 
     def __init__(self, kind: str, base: str = "", figures: Figures = lambda: {}) -> None:
         self.key = f"worker:{kind}:{secrets.token_hex(6)}"
-        self._who = {"kind": kind, "base": base, "pid": os.getpid()}
+        self._who = {"kind": kind, "base": base, "pid": os.getpid(), "host": socket.gethostname()}
         self._figures = figures
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)

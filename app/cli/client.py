@@ -2,8 +2,6 @@
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -15,8 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from app.cli.job_progress import watch_job
+from app.cli.jobs import register_jobs
 from app.cli.output import AsJson, show
-from app.cli.store_client import DEFAULT_URL, Json, Refused, StoreClient, logged_in, save_login
+from app.cli.store_client import DEFAULT_URL, Json, Refused, StoreClient, save_login
+from app.cli.talking import talking
 
 files = typer.Typer(help="Uploaded files.", no_args_is_help=True)
 console = Console()
@@ -27,16 +27,7 @@ def register(app: typer.Typer) -> None:
     for command in (login, train, publish, search, buy, chat, wallet, demo):
         app.command()(command)
     app.command("top-up")(top_up)
-
-
-@contextmanager
-def talking() -> Iterator[StoreClient]:
-    """The logged-in client; a refusal becomes one line and exit code 1."""
-    try:
-        yield logged_in()
-    except (Refused, openai.APIError, httpx.HTTPError) as error:
-        typer.echo(f"error: {getattr(error, 'message', None) or error}", err=True)
-        raise typer.Exit(1) from error
+    register_jobs(app)
 
 
 def login(

@@ -128,10 +128,9 @@ def train(seller: Person, data: DemoData, console: Console) -> str:
 
 
 def held_out_line(client: StoreClient, job_id: str) -> str:
-    """The last checkpoint's full validation loss beside the base model's own."""
-    checkpoint = client.get(f"/v1/fine_tuning/jobs/{job_id}/checkpoints", limit=1)["data"][0]
-    base = client.get(f"/v1/fine_tuning/jobs/{job_id}")["base_valid_loss"]
-    return f"held-out loss: base {base:.3f} → fine-tuned {checkpoint['metrics']['full_valid_loss']:.3f}"
+    """The model's full validation loss beside the base's own."""
+    found = client.get(f"/v1/fine_tuning/jobs/{job_id}")["evaluation"]
+    return f"held-out loss: base {found['before']['loss']:.3f} → fine-tuned {found['after']['loss']:.3f}"
 
 
 def publish(seller: Person, model: str, console: Console) -> str:

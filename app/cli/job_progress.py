@@ -1,10 +1,11 @@
 """A fine-tuning job as it runs, in the terminal: a bar with loss and ETA, then the loss curve as a line of blocks."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-from openai import OpenAI
-from openai.types.fine_tuning import FineTuningJob
+import httpx
+from openai import APIConnectionError, OpenAI, Stream
+from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn
 
@@ -14,31 +15,44 @@ FINAL = ("succeeded", "failed", "cancelled")
 
 
 def watch_job(client: OpenAI, job_id: str, console: Console) -> FineTuningJob:
-    """Until it ends. Asks for the events that came since the last look."""
+    """Until it ends, event by event as the store tells them."""
     losses: list[float] = []
-    seen: set[str] = set()
     columns = [SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, console=console, transient=True) as progress:
         bar = progress.add_task("waiting for a worker", total=None)
-        while True:
-            job = client.fine_tuning.jobs.retrieve(job_id)
-            for event in reversed(client.fine_tuning.jobs.list_events(job_id, limit=100).data):
-                if event.id in seen:
-                    continue
-                seen.add(event.id)
-                data = event.data if isinstance(event.data, dict) else {}
-                if event.type == "metrics" and "train_loss" in data:
-                    losses.append(float(data["train_loss"]))
-                    told = f"loss {losses[-1]:.3f}  {eta(data.get('eta_seconds'))}"
-                    progress.update(bar, description=told, completed=data["step"], total=data.get("total_steps"))
-                elif event.type != "metrics":
-                    console.print(f"  [dim]{event.message}[/dim]")
-            if job.status in FINAL:
-                break
-            time.sleep(PERIOD)
+        for event in events(client, job_id):
+            data = event.data if isinstance(event.data, dict) else {}
+            if event.type == "metrics" and "train_loss" in data:
+                losses.append(float(data["train_loss"]))
+                told = f"loss {losses[-1]:.3f}  {eta(data.get('eta_seconds'))}"
+                progress.update(bar, description=told, completed=data["step"], total=data.get("total_steps"))
+            elif event.type != "metrics":
+                console.print(f"  [dim]{event.message}[/dim]")
     if losses:
         console.print(f"  training loss {losses[0]:.3f} {curve(losses)} {losses[-1]:.3f}")
-    return job
+    return client.fine_tuning.jobs.retrieve(job_id)
+
+
+def events(client: OpenAI, job_id: str) -> Iterator[FineTuningJobEvent]:
+    """Each once, until the job has ended; a broken connection goes on behind the last one heard."""
+    heard: dict[str, str] = {}
+    while True:
+        try:
+            with client.get(
+                f"/fine_tuning/jobs/{job_id}/events",
+                cast_to=FineTuningJobEvent,
+                options={"params": {"stream": "true", **heard}},
+                stream=True,
+                stream_cls=Stream[FineTuningJobEvent],
+            ) as stream:
+                for event in stream:
+                    heard["after"] = event.id
+                    yield event
+        except (APIConnectionError, httpx.TransportError):
+            time.sleep(PERIOD)
+            continue
+        if client.fine_tuning.jobs.retrieve(job_id).status in FINAL:
+            return
 
 
 def eta(seconds: object) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import httpx
 import openai
 
 Json = dict[str, Any]
+ACCEPTED = 202
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
@@ -33,6 +35,21 @@ class StoreClient:
     def post(self, path: str, body: Json, idempotency_key: str | None = None) -> Json:
         headers = {"idempotency-key": idempotency_key} if idempotency_key else {}
         return self._answer(self._http.post(path, json=body, headers=headers))
+
+    def download(self, path: str, target: Path, **params: str) -> None:
+        """Write the answer to a file; asks again while the store prepares it (202)."""
+        while True:
+            with self._http.stream("GET", path, params=params) as response:
+                if response.status_code == ACCEPTED:
+                    time.sleep(float(response.headers.get("retry-after", "3")))
+                    continue
+                if not response.is_success:
+                    response.read()
+                    self._answer(response)
+                with target.open("wb") as file:
+                    for piece in response.iter_bytes():
+                        file.write(piece)
+                return
 
     def _answer(self, response: httpx.Response) -> Json:
         if response.is_success:

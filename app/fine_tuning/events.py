@@ -10,6 +10,9 @@ from sqlalchemy.orm import Session
 from app.fine_tuning.tables import FineTuningEvent
 from app.ids import new_id
 
+# Postgres notifies here, with the job's id, once events are committed.
+CHANNEL = "fine_tuning_events"
+
 
 @dataclass(frozen=True)
 class Event:
@@ -22,6 +25,9 @@ class Event:
 
 
 def add_events(tx: Session, job_id: str, events: Sequence[Event]) -> None:
+    """The caller has the job's row locked, so that events are committed in the order of their ids."""
+    if not events:
+        return
     ids = sorted(new_id("ftevent") for _ in events)
     tx.add_all(
         FineTuningEvent(
@@ -30,6 +36,12 @@ def add_events(tx: Session, job_id: str, events: Sequence[Event]) -> None:
         for id, event in zip(ids, events, strict=True)
     )
     tx.flush()
+    tx.execute(select(func.pg_notify(CHANNEL, job_id)))
+
+
+def told_messages(tx: Session, job_id: str) -> set[str]:
+    query = select(FineTuningEvent.message).where(FineTuningEvent.job_id == job_id, FineTuningEvent.type == "message")
+    return set(tx.scalars(query))
 
 
 def last_reported_step(tx: Session, job_id: str) -> int:

@@ -39,6 +39,14 @@ def list_events(tx: Session, job_id: str, after: str | None, limit: int) -> list
     return list(tx.scalars(query.order_by(FineTuningEvent.id.desc()).limit(limit + 1)))
 
 
+def events_after(tx: Session, job_id: str, after: str | None, limit: int) -> list[FineTuningEvent]:
+    """Oldest first, those newer than `after`."""
+    query = select(FineTuningEvent).where(FineTuningEvent.job_id == job_id)
+    if after is not None:
+        query = query.where(FineTuningEvent.id > after)
+    return list(tx.scalars(query.order_by(FineTuningEvent.id).limit(limit)))
+
+
 def read_metrics(tx: Session, job_id: str) -> list[dict[str, Any]]:
     """What each step reported, in order: step, total_steps, train_loss, eta_seconds, perhaps valid_loss."""
     query = select(FineTuningEvent.data).where(FineTuningEvent.job_id == job_id, FineTuningEvent.type == "metrics")

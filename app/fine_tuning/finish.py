@@ -12,7 +12,7 @@ from app.database import utc_now
 from app.errors import JobNotCancellable
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.find import find_job
-from app.fine_tuning.rules import OPEN, WAITING, training_price
+from app.fine_tuning.rules import OPEN, UNCLAIMED, training_price
 from app.fine_tuning.tables import FineTuningJob
 from app.variants.tables import BaseModel, Variant
 
@@ -44,7 +44,7 @@ def fail(tx: Session, job_id: str, token: int, code: str, message: str, param: s
 
 
 def cancelled(tx: Session, job_id: str, token: int | None) -> bool:
-    """`token` None: the job was still waiting. Nothing is charged."""
+    """`token` None: no worker had the job. Nothing is charged."""
     if not end(tx, job_id, "cancelled", token=token):
         return False
     add_events(tx, job_id, [Event("Fine-tuning job cancelled")])
@@ -52,9 +52,9 @@ def cancelled(tx: Session, job_id: str, token: int | None) -> bool:
 
 
 def cancel(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
-    """A waiting job ends at once, a running one within a step. Raises NotFound, JobNotCancellable."""
+    """A waiting or paused job ends at once, a running one within a step. Raises NotFound, JobNotCancellable."""
     job = find_job(tx, account_id, job_id, lock=True)
-    if job.status in WAITING:
+    if job.status in UNCLAIMED:
         cancelled(tx, job_id, None)
         tx.refresh(job)
     elif job.status in OPEN:
@@ -68,7 +68,7 @@ def end(tx: Session, job_id: str, status: str, *, token: int | None, charge: int
     """The only statement that closes a job, so that its hold ends exactly once."""
     query = update(FineTuningJob).where(FineTuningJob.id == job_id)
     if token is None:
-        query = query.where(FineTuningJob.status.in_(WAITING))
+        query = query.where(FineTuningJob.status.in_(UNCLAIMED))
     else:
         query = query.where(FineTuningJob.status == "running", FineTuningJob.fencing_token == token)
     values = {"finished_at": utc_now(), "lease_expires_at": None, "estimated_finish": None, "charge_micros": charge}

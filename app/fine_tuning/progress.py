@@ -8,10 +8,14 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from app.database import utc_now
-from app.fine_tuning.claim import wake_worker
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.tables import FineTuningCheckpoint, FineTuningJob
+from app.fine_tuning.wake import wake_worker
 from app.variants.tables import Variant
+
+# In a job's `result` while it is open: its owner was told that it started.
+STARTED = "started"
+Lease = Literal["held", "cancel_requested", "pause_requested", "lost"]
 
 
 class LostLease(Exception):
@@ -29,35 +33,47 @@ def owned_job(tx: Session, job_id: str, token: int) -> FineTuningJob:
     return job
 
 
-def renew(tx: Session, job_id: str, token: int, seconds: float) -> Literal["held", "cancel_requested", "lost"]:
-    """Lengthen the lease to `seconds` from now."""
+def renew(tx: Session, job_id: str, token: int, seconds: float) -> Lease:
+    """Lengthen the lease to `seconds` from now; says what the owner has asked for meanwhile."""
     query = update(FineTuningJob).where(
         FineTuningJob.id == job_id, FineTuningJob.status == "running", FineTuningJob.fencing_token == token
     )
     values = query.values(lease_expires_at=func.now() + timedelta(seconds=seconds))
-    row = tx.execute(values.returning(FineTuningJob.cancel_requested)).one_or_none()
+    row = tx.execute(values.returning(FineTuningJob.cancel_requested, FineTuningJob.pause_requested)).one_or_none()
     if row is None:
         return "lost"
-    return "cancel_requested" if row.cancel_requested else "held"
+    if row.cancel_requested:
+        return "cancel_requested"
+    return "pause_requested" if row.pause_requested else "held"
 
 
-def release(tx: Session, job_id: str, token: int, *, count_attempt: bool, events: Sequence[Event] = ()) -> None:
-    """Give the job back, to be claimed at once by whoever wakes first. Raises LostLease."""
+def release(
+    tx: Session,
+    job_id: str,
+    token: int,
+    *,
+    count_attempt: bool,
+    events: Sequence[Event] = (),
+    notes: Mapping[str, Any] | None = None,
+) -> None:
+    """Give the job back, to be claimed at once by whoever wakes first; `notes` are for that one. Raises LostLease."""
     job = owned_job(tx, job_id, token)
     job.lease_expires_at = utc_now() - timedelta(seconds=1)
     if not count_attempt:
         job.attempts = max(0, job.attempts - 1)
+    job.result = {**job.result, **(notes or {})}
     add_events(tx, job_id, events)
     wake_worker(tx)
 
 
 def begin(tx: Session, job_id: str, token: int, resolved: Mapping[str, Any], explained: str | None = None) -> None:
-    """Show the hyperparameters that `auto` became, and say why. Raises LostLease."""
+    """Show the hyperparameters that `auto` became; the first time say so and why. Raises LostLease."""
     job = owned_job(tx, job_id, token)
     job.hyperparameters = dict(resolved)
-    if job.fencing_token == 1:
+    if STARTED not in job.result:
         messages = ["Fine-tuning job started", *([explained] if explained else [])]
         add_events(tx, job_id, [Event(message) for message in messages])
+        job.result = {**job.result, STARTED: True}
 
 
 def report(tx: Session, job_id: str, token: int, events: Sequence[Event], eta_seconds: float | None) -> None:

@@ -2,13 +2,17 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Header, Request, Response
+from fastapi.responses import StreamingResponse
 
 from app.accounts.authenticate import Caller
 from app.billing.wallet import read_wallet
 from app.dependencies import Transaction, requires
+from app.fine_tuning.bell import Bell
+from app.fine_tuning.event_stream import stream_events
 from app.fine_tuning.find import find_job, list_checkpoints, list_events, list_jobs, model_names
 from app.fine_tuning.finish import cancel
+from app.fine_tuning.pause import pause, resume
 from app.fine_tuning.rules import check_metadata
 from app.fine_tuning.schemas import CheckpointOut, EstimateOut, EventOut, JobCreate, JobOut, JobTerms
 from app.fine_tuning.start import plan_job, start
@@ -16,6 +20,7 @@ from app.idempotency import idempotent
 from app.wire import Limit, Page, check_cursor, page_of
 
 router = APIRouter(prefix="/v1/fine_tuning", tags=["fine-tuning"])
+STREAM_HEADERS = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Trainer = Annotated[Caller, Depends(requires("fine_tuning"))]
 
 
@@ -59,11 +64,38 @@ def cancel_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
     return JobOut.of(cancel(tx, caller.account_id, job_id), {})
 
 
-@router.get("/jobs/{job_id}/events")
+@router.post("/jobs/{job_id}/pause")
+def pause_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
+    """It keeps its place and its hold: a running job saves a checkpoint within a step and ends its process."""
+    return JobOut.of(pause(tx, caller.account_id, job_id), {})
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
+    """Back into the queue; training goes on from the checkpoint as if it had never stopped."""
+    return JobOut.of(resume(tx, caller.account_id, job_id), {})
+
+
+@router.get("/jobs/{job_id}/events", response_model=Page[EventOut])
 def read_events(
-    job_id: str, tx: Transaction, caller: Trainer, after: str | None = None, limit: Limit = 20
-) -> Page[EventOut]:
+    job_id: str,
+    tx: Transaction,
+    caller: Trainer,
+    request: Request,
+    after: str | None = None,
+    limit: Limit = 20,
+    stream: bool = False,
+    last_event_id: Annotated[str | None, Header()] = None,
+) -> Page[EventOut] | StreamingResponse:
+    """Newest first. With `stream` as server-sent events, oldest first, until the job has ended: from the event behind
+    `after`, or behind the header `Last-Event-ID` with which browsers come back.
+    """
     job = find_job(tx, caller.account_id, job_id)
+    if stream:
+        bell: Bell = request.app.state.bell
+        bell.check_room()
+        told = stream_events(bell, job.id, check_cursor(last_event_id or after, "ftevent"))
+        return StreamingResponse(told, media_type="text/event-stream", headers=STREAM_HEADERS)
     events = list_events(tx, job.id, check_cursor(after, "ftevent"), limit)
     return page_of([EventOut.of(event) for event in events], [event.id for event in events], limit)
 

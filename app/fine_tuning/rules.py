@@ -8,9 +8,11 @@ from typing import Any
 from app.errors import InvalidHyperparameter, InvalidValue
 
 AUTO = "auto"
-COMMON = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", "rank"})
+COMMON = frozenset({"n_epochs", "batch_size", "learning_rate_multiplier", "rank", "early_stopping_patience", "keep"})
+OFF, LAST, BEST = "off", "last", "best"
 OPEN = ("validating_files", "queued", "running", "paused")
 WAITING = ("validating_files", "queued")
+UNCLAIMED = (*WAITING, "paused")
 DEFAULT_RANK = 8
 MAX_EPOCHS, MAX_BATCH, MAX_MULTIPLIER, MAX_RANK = 50, 256, 100.0, 64
 AUTO_EPOCH_ROWS = 200
@@ -20,19 +22,26 @@ AUTO_BATCH = 8
 RUNTIME_BYTES = 700 * 1024 * 1024
 ACTIVATION_FACTOR = 40
 PACK_TOKENS = 2048
-# What two ordinary CPU cores multiply in bf16; a GPU only makes the estimate pessimistic.
+# The start value of estimates, until a job of the base and method has finished in this store: what two ordinary CPU
+# cores multiply in bf16.
 FLOPS_PER_SECOND = 300e9
 START_SECONDS = 12.0
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """As asked for: `auto` where the store shall choose."""
+    """As asked for: `auto` where the store shall choose.
+
+    `early_stopping_patience`: training ends once the held-out loss has not fallen for so many epochs; `keep`: the last
+    state becomes the model, or the best on the held-out rows.
+    """
 
     n_epochs: int | str = AUTO
     batch_size: int | str = AUTO
     learning_rate_multiplier: float | str = AUTO
     rank: int = DEFAULT_RANK
+    early_stopping_patience: int | str = AUTO
+    keep: str = AUTO
 
 
 @dataclass(frozen=True)
@@ -43,6 +52,8 @@ class Resolved:
     batch_size: int
     learning_rate_multiplier: float
     rank: int
+    early_stopping_patience: int = 0
+    keep: str = LAST
 
 
 def check_hyperparameters(given: Mapping[str, Any], where: str = "hyperparameters") -> Hyperparameters:
@@ -62,6 +73,8 @@ def check_hyperparameters(given: Mapping[str, Any], where: str = "hyperparameter
         batch_size=check_count(given, "batch_size", MAX_BATCH, where),
         learning_rate_multiplier=multiplier,
         rank=check_rank(given.get("rank", DEFAULT_RANK), where),
+        early_stopping_patience=check_patience(given, where),
+        keep=check_keep(given.get("keep", AUTO), where),
     )
 
 
@@ -70,6 +83,24 @@ def check_count(given: Mapping[str, Any], name: str, most: int, where: str) -> i
     if value == AUTO or (type(value) is int and 1 <= value <= most):
         return value  # type: ignore[no-any-return]
     raise InvalidHyperparameter(f"{name} must be 'auto' or an integer from 1 to {most}.", param=f"{where}.{name}")
+
+
+def check_patience(given: Mapping[str, Any], where: str) -> int | str:
+    value = given.get("early_stopping_patience", AUTO)
+    return OFF if value in (OFF, 0) else check_count(given, "early_stopping_patience", MAX_EPOCHS, where)
+
+
+def check_keep(value: Any, where: str) -> str:
+    if value in (AUTO, LAST, BEST):
+        return str(value)
+    raise InvalidHyperparameter("keep must be 'auto', 'last' or 'best'.", param=f"{where}.keep")
+
+
+def needs_held_out_rows(asked: Hyperparameters) -> str | None:
+    """The hyperparameter that means nothing without a validation file."""
+    if isinstance(asked.early_stopping_patience, int):
+        return "early_stopping_patience"
+    return "keep" if asked.keep == BEST else None
 
 
 def check_rank(value: Any, where: str) -> int:
@@ -83,15 +114,20 @@ def is_number(value: Any) -> bool:
 
 
 def resolve(asked: Hyperparameters, rows: int) -> Resolved:
-    """`auto`: few rows are seen up to three times, batches grow with the rows up to 8, the rate is the recipe's."""
+    """`auto`: few rows are seen up to three times, batches grow with the rows up to 8, the rate is the recipe's.
+    Without being asked nothing stops early; a job that may stop early keeps its best state.
+    """
     epochs = max(1, min(MAX_AUTO_EPOCHS, AUTO_EPOCH_ROWS // max(rows, 1)))
     batch = max(1, min(AUTO_BATCH, rows // 8))
     rate = asked.learning_rate_multiplier
+    patience = asked.early_stopping_patience if isinstance(asked.early_stopping_patience, int) else 0
     return Resolved(
         n_epochs=asked.n_epochs if isinstance(asked.n_epochs, int) else epochs,
         batch_size=asked.batch_size if isinstance(asked.batch_size, int) else batch,
         learning_rate_multiplier=1.0 if isinstance(rate, str) else float(rate),
         rank=asked.rank,
+        early_stopping_patience=patience,
+        keep=BEST if asked.keep == BEST or (asked.keep == AUTO and patience) else LAST,
     )
 
 

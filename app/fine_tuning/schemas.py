@@ -11,8 +11,6 @@ from app.fine_tuning.rules import (
     Hyperparameters,
     check_hyperparameters,
     check_metadata,
-    estimated_seconds,
-    peak_memory_bytes,
 )
 from app.fine_tuning.start import JobRequest, Plan
 from app.fine_tuning.tables import FineTuningCheckpoint, FineTuningEvent, FineTuningJob
@@ -72,11 +70,14 @@ class JobTerms(Strict):
 
 
 class JobCreate(JobTerms):
+    """`priority`: jobs of one account are taken in its order, larger first; other accounts are not affected."""
+
     validation_file: str | None = Field(default=None, max_length=64)
     suffix: str | None = None
     seed: int | None = Field(default=None, ge=0, lt=2**31)
     metadata: dict[str, str] | None = None
     integrations: list[JsonValue] | None = None
+    priority: int = Field(default=0, ge=-100, le=100)
 
     def request(self) -> JobRequest:
         if self.integrations:
@@ -91,6 +92,7 @@ class JobCreate(JobTerms):
             seed=self.seed,
             metadata=check_metadata(self.metadata or {}),
             method=method,
+            priority=self.priority,
         )
 
 
@@ -117,7 +119,10 @@ class JobOut(BaseModel):
     charge_micros: int | None
     held_micros: int
     cancel_requested: bool
+    pause_requested: bool
+    priority: int
     base_valid_loss: float | None
+    evaluation: dict[str, Any] | None
 
     @classmethod
     def of(cls, job: FineTuningJob, names: dict[str, str]) -> Self:
@@ -143,8 +148,22 @@ class JobOut(BaseModel):
             charge_micros=job.charge_micros,
             held_micros=job.held_micros if job.finished_at is None else 0,
             cancel_requested=job.cancel_requested,
+            pause_requested=job.pause_requested,
+            priority=job.priority,
             base_valid_loss=(job.result or {}).get("base_valid_loss"),
+            evaluation=evaluation_of(job.result or {}),
         )
+
+
+def evaluation_of(result: dict[str, Any]) -> dict[str, Any] | None:
+    """The base and the model on the held-out rows, and what both say to some of them; None without such rows."""
+    if result.get("base_valid_loss") is None:
+        return None
+    sides = {
+        side: {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+        for side, prefix in (("before", "base_valid_"), ("after", "full_valid_"))
+    }
+    return {**sides, "samples": result.get("samples", [])}
 
 
 def method_out(job: FineTuningJob) -> dict[str, Any]:
@@ -197,22 +216,27 @@ class CheckpointOut(BaseModel):
 
 
 class EstimateOut(BaseModel):
-    """At most this many tokens and micros; `seconds` on two ordinary cores."""
+    """At most this many tokens and micros; `seconds` of training once a worker has taken the job.
+
+    `measured_jobs`: how many finished jobs of this base and method `seconds` and memory follow from; with 0 they are
+    arithmetic for two ordinary CPU cores.
+    """
 
     object: str = "fine_tuning.estimate"
     trained_tokens: int
     price_micros: int
     seconds: float
+    measured_jobs: int
     peak_memory_bytes: int
     allowed_to_proceed: bool
 
     @classmethod
     def of(cls, plan: Plan, available_micros: int) -> Self:
-        shape, parameters = plan.base.shape, plan.base.parameters or 0
         return cls(
             trained_tokens=plan.tokens,
             price_micros=plan.price,
-            seconds=estimated_seconds(plan.tokens, parameters),
-            peak_memory_bytes=peak_memory_bytes(parameters, shape.get("layers", 0), shape.get("hidden_size", 0)),
+            seconds=plan.expected.seconds,
+            measured_jobs=plan.expected.jobs,
+            peak_memory_bytes=plan.expected.memory_bytes,
             allowed_to_proceed=plan.price <= available_micros,
         )

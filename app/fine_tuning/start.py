@@ -9,21 +9,25 @@ from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
 from app.billing.holds import hold
-from app.errors import InsufficientFunds, InsufficientQuota, InvalidTrainingFile, RateLimited
+from app.errors import InsufficientFunds, InsufficientQuota, InvalidHyperparameter, InvalidTrainingFile, RateLimited
 from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
 from app.files.tables import File
-from app.fine_tuning.claim import wake_worker
+from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
 from app.fine_tuning.methods import Method, wrong_rows
-from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, training_price
+from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
 from app.fine_tuning.tables import FineTuningJob
+from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
 from app.settings import get_settings
 from app.variants.bases import base_of, find_ready_base
 from app.variants.tables import BaseModel, Variant
 from app.variants.variants import find_variant
+
+# Of a file not yet validated; only the expected number of steps follows from it.
+TOKENS_PER_ROW = 100
 
 
 @dataclass(frozen=True)
@@ -38,11 +42,12 @@ class JobRequest:
     seed: int | None
     metadata: dict[str, str]
     method: Method = field(default_factory=Method)
+    priority: int = 0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a request comes to: `tokens` and `price` (micros) at most."""
+    """What a request comes to: `tokens` and `price` (micros) at most, `expected` time and memory."""
 
     base: BaseModel
     parent: Variant | None
@@ -50,12 +55,16 @@ class Plan:
     report: dict[str, Any] | None
     tokens: int
     price: int
+    expected: Expectation
 
 
 def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
     """Raises ModelNotFound, NotFound, InvalidTrainingFile, RateLimited, InsufficientQuota."""
     check_open_jobs(tx, account_id)
     plan = plan_job(tx, account_id, request)
+    needing = needs_held_out_rows(request.hyperparameters)
+    if needing and request.validation_file is None:
+        raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
     if request.validation_file is not None:
         training_file(tx, account_id, request.validation_file, "validation_file")
     job_id = new_id("ftjob")
@@ -78,6 +87,8 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
         seed=secrets.randbelow(2**31) if request.seed is None else request.seed,
         metadata_=request.metadata,
         held_micros=plan.price,
+        priority=request.priority,
+        memory_bytes=plan.expected.memory_bytes,
     )
     tx.add(job)
     tx.flush()
@@ -100,7 +111,12 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     known = report and request.method.type != "pretraining"
     rows, tokens = (report["rows"], report["tokens"]) if report and known else (None, None)
     most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
-    return Plan(base, parent, file, report, most, training_price(most, base.training_micros_per_million_tokens))
+    rows = rows or max(1, most // TOKENS_PER_ROW)
+    resolved = resolve(request.hyperparameters, rows)
+    steps = resolved.n_epochs * -(-rows // resolved.batch_size)
+    expected = expect(tx, base, request.method, Work(most, steps))
+    price = training_price(most, base.training_micros_per_million_tokens)
+    return Plan(base, parent, file, report, most, price, expected)
 
 
 def training_file(tx: Session, account_id: str, file_id: str, param: str) -> File:

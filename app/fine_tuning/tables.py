@@ -11,9 +11,10 @@ from app.ids import new_id
 
 
 class FineTuningJob(Base):
-    """`status` as OpenAI's: validating_files → queued → running → succeeded | failed | cancelled.
+    """`status` as OpenAI's: validating_files → queued → running → succeeded | failed | cancelled; or paused meanwhile.
 
     A worker owns the row while `lease_expires_at` is ahead and `fencing_token` is the one its claim returned.
+    `priority` orders the jobs of one account; `memory_bytes` is what its worker must have.
     """
 
     __tablename__ = "fine_tuning_jobs"
@@ -44,6 +45,9 @@ class FineTuningJob(Base):
     result: Mapped[dict[str, Any]] = mapped_column(default=dict)
     error: Mapped[dict[str, Any] | None]
     cancel_requested: Mapped[bool] = mapped_column(default=False)
+    pause_requested: Mapped[bool] = mapped_column(default=False)
+    priority: Mapped[int] = mapped_column(default=0)
+    memory_bytes: Mapped[int] = mapped_column(default=0)
     attempts: Mapped[int] = mapped_column(default=0)
     fencing_token: Mapped[int] = mapped_column(default=0)
     lease_expires_at: Mapped[datetime | None]

@@ -1,19 +1,22 @@
-"""POST /v1/artifacts."""
+"""/v1/artifacts: adapters trained elsewhere come in, own models go out."""
 
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from anyio import to_thread
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 from starlette.datastructures import FormData, UploadFile
 
 from app.accounts.authenticate import Caller
 from app.database import transaction
-from app.dependencies import uploader
+from app.dependencies import Transaction, requires, uploader
 from app.errors import InvalidFilename, UnsafeFormat
 from app.files.upload import check_disk
 from app.forms import FILE, TEXT, file_field, multipart_body, needed_text, read_form, text_field
+from app.variants.archive import archive
 from app.variants.artifacts import upload_adapter
+from app.variants.export import exported
 from app.variants.rules import check_suffix
 from app.variants.tables import Variant
 from models_registry.adapter import CONFIG, MAX_CONFIG_BYTES, WEIGHTS
@@ -63,6 +66,23 @@ async def create_artifact(request: Request, caller: Annotated[Caller, Depends(up
         return await to_thread.run_sync(take_in, caller, form)
     finally:
         await form.close()
+
+
+@router.get("/artifacts/{model}/content", response_class=Response)
+def read_content(
+    model: str,
+    tx: Transaction,
+    caller: Annotated[Caller, Depends(requires("models"))],
+    format: Literal["plain", "merged"] = "plain",
+) -> Response:
+    """An own model's files as a ZIP. Plain: an adapter as PEFT reads it, whole weights as a Hugging Face folder.
+    Merged: a Hugging Face folder of the base with the adapter added in; 202 while a worker makes it, then ask again.
+    """
+    files = exported(tx, caller.account_id, model, format == "merged")
+    if files is None:
+        waiting = {"object": "artifact.export", "model": model, "format": format, "status": "preparing"}
+        return JSONResponse(waiting, 202, {"retry-after": "3"})
+    return archive(model, files, format == "merged")
 
 
 def take_in(caller: Caller, form: FormData) -> ArtifactOut:

@@ -16,6 +16,7 @@ def check_suffix(suffix: str | None) -> str:
     return suffix or ""
 
 
-def model_name(base_id: str, handle: str, suffix: str, variant_id: str) -> str:
-    """`ft:<base>:<handle>:<suffix>:<8 characters>`, as OpenAI spells a fine-tune."""
-    return f"ft:{base_id}:{handle}:{suffix}:{variant_id[-TAIL_LENGTH:]}"
+def model_name(base_id: str, handle: str, suffix: str, mark: str, step: int | None = None) -> str:
+    """`ft:<base>:<handle>:<suffix>:<8 characters>`, as OpenAI spells a fine-tune; a checkpoint ends in its step."""
+    name = f"ft:{base_id}:{handle}:{suffix}:{mark[-TAIL_LENGTH:]}"
+    return name if step is None else f"{name}:ckpt-step-{step}"

@@ -54,6 +54,7 @@ class Variant(Base):
     rank: Mapped[int]
     parameters: Mapped[int]
     bytes: Mapped[int]
+    exports: Mapped[dict[str, Any]] = mapped_column(default=dict)
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

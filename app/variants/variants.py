@@ -33,15 +33,20 @@ def create_variant(
     origin: str,
     suffix: str,
     named_after: str | None = None,
+    made_by: str | None = None,
+    step: int | None = None,
 ) -> Variant:
-    """`origin`: fine_tune | upload | checkpoint. The name is made here, of the base unless told, and never changes."""
+    """`origin`: fine_tune | upload | checkpoint. The name is made here, of the base unless told, and never changes.
+
+    `made_by`: the job whose model or, after `step` steps, checkpoint it is; both carry the job's mark in their names.
+    """
     handle = tx.scalars(select(Account.handle).where(Account.id == account_id)).one()
     variant_id = new_id("var")
     variant = Variant(
         id=variant_id,
         account_id=account_id,
         base_id=base_id,
-        model=model_name(named_after or base_id, handle, suffix, variant_id),
+        model=model_name(named_after or base_id, handle, suffix, made_by or variant_id, step),
         origin=origin,
         digest=digest,
         rank=facts.rank,

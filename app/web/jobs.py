@@ -4,17 +4,21 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from sqlalchemy.orm import Session
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import HTMLResponse, RedirectResponse, Response
 
 from app.billing.metering import CallTarget
 from app.database import transaction, utc_now
 from app.dependencies import Transaction
-from app.errors import AppError, ModelNotFound
-from app.fine_tuning.find import find_job, list_checkpoints, list_events, list_jobs, model_names, read_metrics
+from app.errors import AppError, ModelNotFound, NotFound
+from app.fine_tuning.find import find_job, list_events, list_jobs, model_names, read_metrics
 from app.fine_tuning.finish import cancel
+from app.fine_tuning.methods import method_of
+from app.fine_tuning.pause import pause, resume
 from app.fine_tuning.rules import OPEN
 from app.fine_tuning.tables import FineTuningJob
 from app.inference.model_target import resolve
+from app.variants.archive import archive
+from app.variants.export import exported
 from app.web.curve import HEIGHT, LEFT, WIDTH, draw
 from app.web.forms import MemberForm, submit
 from app.web.rendering import page
@@ -33,15 +37,16 @@ def read_jobs(member: SignedIn, tx: Transaction, after: Annotated[str, Query(max
 
 
 @router.get("/jobs/{job_id}")
-def read_job(job_id: str, member: SignedIn) -> Response:
-    return job_page(member, job_id, None)
+def read_job(job_id: str, member: SignedIn, merging: bool = False) -> Response:
+    return job_page(member, job_id, None, merging)
 
 
-def job_page(member: Member, job_id: str, refusal: AppError | None) -> Response:
+def job_page(member: Member, job_id: str, refusal: AppError | None, merging: bool = False) -> Response:
     with transaction() as tx:
         context = progress_of(tx, member, job_id)
         context["call"] = callable_model(tx, member, context["model"])
-    return member.show("job", refusal, **context)
+        context["adapter"] = not method_of(context["job"].method).makes_base
+    return member.show("job", refusal, merging=merging, **context)
 
 
 def callable_model(tx: Session, member: Member, model: str | None) -> CallTarget | None:
@@ -66,7 +71,8 @@ def progress_of(tx: Session, member: Member, job_id: str) -> dict[str, Any]:
         "job": job,
         "open": job.status in OPEN,
         "model": model_names(tx, [job.variant_id]).get(job.variant_id or ""),
-        "held_out": held_out_losses(tx, job),
+        "held_out": held_out_losses(job),
+        "samples": job.result.get("samples", []),
         "latest": metrics[-1] if metrics else None,
         "seconds_left": max(left, 0) if left is not None else None,
         "curve": draw(metrics),
@@ -77,12 +83,39 @@ def progress_of(tx: Session, member: Member, job_id: str) -> dict[str, Any]:
     }
 
 
-def held_out_losses(tx: Session, job: FineTuningJob) -> tuple[float, float] | None:
+def held_out_losses(job: FineTuningJob) -> tuple[float, float] | None:
     """The base's and the fine-tune's own, on examples that neither was trained on."""
-    before = job.result.get("base_valid_loss")
-    checkpoints = list_checkpoints(tx, job.id, None, 1)
-    after = checkpoints[0].metrics.get("full_valid_loss") if checkpoints else None
+    before, after = job.result.get("base_valid_loss"), job.result.get("full_valid_loss")
     return (float(before), float(after)) if before is not None and after is not None else None
+
+
+@router.post("/jobs/{job_id}/pause")
+def pause_job(job_id: str, member: SignedIn, form: MemberForm) -> Response:
+    def effect(tx: Session) -> str:
+        return f"/jobs/{pause(tx, member.account_id, job_id).id}"
+
+    return submit(effect, lambda refusal: job_page(member, job_id, refusal))
+
+
+@router.post("/jobs/{job_id}/resume")
+def resume_job(job_id: str, member: SignedIn, form: MemberForm) -> Response:
+    def effect(tx: Session) -> str:
+        return f"/jobs/{resume(tx, member.account_id, job_id).id}"
+
+    return submit(effect, lambda refusal: job_page(member, job_id, refusal))
+
+
+@router.get("/jobs/{job_id}/download")
+def download_model(job_id: str, member: SignedIn, tx: Transaction, merged: bool = False) -> Response:
+    """The job's model as a ZIP; for a merged one that a worker has yet to make, the page again, saying so."""
+    job = find_job(tx, member.account_id, job_id)
+    model = model_names(tx, [job.variant_id]).get(job.variant_id or "")
+    if model is None:
+        raise NotFound("This job has no model yet.", param="job_id")
+    files = exported(tx, member.account_id, model, merged)
+    if files is None:
+        return RedirectResponse(f"/jobs/{job_id}?merging=1", 303)
+    return archive(model, files, merged)
 
 
 @router.post("/jobs/{job_id}/cancel")

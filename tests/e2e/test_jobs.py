@@ -7,6 +7,7 @@ import openai
 import pytest
 
 from app.cli.demo_data import tech_support
+from app.cli.job_progress import events
 from tests.e2e.conftest import BASE, Person, Store
 from tests.e2e.test_calls import ask, wait_settled
 
@@ -39,8 +40,8 @@ def wait_for_step(seller: Person, job_id: str, seconds: float = 120) -> None:
     """Until the first optimizer step was reported."""
     pause = threading.Event()
     for _ in range(int(seconds / 0.2)):
-        events = seller.openai.fine_tuning.jobs.list_events(job_id, limit=100).data
-        if any(event.type == "metrics" for event in events):
+        told = seller.openai.fine_tuning.jobs.list_events(job_id, limit=100).data
+        if any(event.type == "metrics" for event in told):
             return
         pause.wait(0.2)
     raise AssertionError(f"{job_id} made no step in {seconds} s")
@@ -52,16 +53,18 @@ def test_a_job_trains_reports_and_makes_a_callable_model(seller: Person) -> None
     job = start(seller, training, validation_file=validation, suffix="e2e")
     assert job.status in ("validating_files", "queued", "running")
     assert job.id in [each.id for each in seller.openai.fine_tuning.jobs.list()]
-    done = wait_until(seller, job.id, FINAL)
+    seen = list(events(seller.openai, job.id))
+    done = seller.openai.fine_tuning.jobs.retrieve(job.id)
     assert done.status == "succeeded", done.error
+    assert done.fine_tuned_model is not None
     assert done.fine_tuned_model.startswith(f"ft:{BASE}:{seller.handle}:e2e:")
-    events = seller.openai.fine_tuning.jobs.list_events(job.id, limit=100).data
-    losses = [cast(dict[str, Any], event.data)["train_loss"] for event in reversed(events) if event.type == "metrics"]
+    assert seen[::-1] == seller.openai.fine_tuning.jobs.list_events(job.id, limit=100).data
+    losses = [cast(dict[str, Any], event.data)["train_loss"] for event in seen if event.type == "metrics"]
     assert len(losses) == 8
     assert losses[-1] < losses[0]
     checkpoint = seller.openai.fine_tuning.jobs.checkpoints.list(job.id).data[0]
     assert checkpoint.metrics.full_valid_loss is not None
-    assert done.trained_tokens > 0
+    assert done.trained_tokens
     assert ask(seller, done.fine_tuned_model).choices[0].message.content
     assert done.fine_tuned_model in [model.id for model in seller.openai.models.list()]
     seller.openai.models.delete(done.fine_tuned_model)
@@ -88,8 +91,8 @@ def test_killing_the_fine_tuning_worker_midway_only_delays_the_job(store: Store,
     store.wait_for(lambda line: "ready fine-tuning" in line, after=printed)
     done = wait_until(seller, job.id, FINAL)
     assert done.status == "succeeded", done.error
-    events = seller.openai.fine_tuning.jobs.list_events(job.id, limit=100).data
-    made = [event for event in events if "fine-tuned model created" in event.message]
+    told = seller.openai.fine_tuning.jobs.list_events(job.id, limit=100).data
+    made = [event for event in told if "fine-tuned model created" in event.message]
     assert len(made) == 1
     wait_settled(seller)
     assert store.verify_ledger() == "the ledger is sound\n"

@@ -19,6 +19,9 @@ class Told(Parent):
         self.spec, self.asked, self.stop_after = spec, None, stop_after
         self.reports: list[tuple[str, dict[str, Any]]] = []
 
+    def give_way(self) -> None:
+        """Nobody else needs this machine."""
+
     def tell(self, event: Any, **data: Any) -> None:
         self.reports.append((event, json.loads(json.dumps(data))))
         if self.stop_after is not None and len(self.all("step")) >= self.stop_after:

@@ -62,6 +62,8 @@ def test_a_job_becomes_a_model_and_is_charged_once(
     checkpoints = list(sdk.fine_tuning.jobs.checkpoints.list(job.id))
     assert [each.step_number for each in checkpoints] == [12, 6]
     assert checkpoints[0].fine_tuned_model_checkpoint == done.fine_tuned_model
+    assert checkpoints[1].fine_tuned_model_checkpoint == f"{done.fine_tuned_model}:ckpt-step-6"
+    assert sdk.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint).owned_by == user.handle
     assert checkpoints[0].metrics.full_valid_loss is not None
     csv = sdk.files.content(done.result_files[0]).text.splitlines()
     assert csv[0].startswith("step,train_loss")

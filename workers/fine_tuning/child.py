@@ -1,7 +1,6 @@
 """The training process and the thread that keeps its lease. This process never imports torch."""
 
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,7 +16,9 @@ from sqlalchemy.exc import OperationalError
 
 from app.database import transaction
 from app.fine_tuning.progress import renew
-from workers.fine_tuning.spec import CANCEL, STOP, JobSpec, Report
+from workers.fine_tuning.neighbours import generation_is_busy
+from workers.fine_tuning.spec import BUSY, CANCEL, IDLE, STOP, JobSpec, Report
+from workers.fine_tuning.trouble import Ending, kernel_memory_kills, peak_memory
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,9 @@ class Child:
             bufsize=1,
         )
         self._ordered: set[str] = set()
+        self._kills_before = kernel_memory_kills()
+        self.peak_memory = 0
+        self.told_trouble: str | None = None
         self._say(spec.model_dump_json())
 
     @property
@@ -56,9 +60,13 @@ class Child:
         if self._process.stdout is not None:
             for line in self._process.stdout:
                 try:
-                    yield Report.model_validate_json(line)
+                    report = Report.model_validate_json(line)
                 except ValidationError:
                     log.warning("training_line_ignored", line=line[:200])
+                    continue
+                if report.event == "broken":
+                    self.told_trouble = report.data["code"]
+                yield report
 
     def order(self, what: str) -> None:
         """`cancel` or `stop`, obeyed after the step under way; saying it again changes nothing."""
@@ -66,17 +74,26 @@ class Child:
             self._ordered.add(what)
             self._say(what)
 
+    def hint(self, busy: bool) -> None:
+        """Whether generation needs the machine; may change again and again."""
+        word, other = (BUSY, IDLE) if busy else (IDLE, BUSY)
+        if word == BUSY or other in self._ordered:
+            self._ordered.discard(other)
+            self.order(word)
+
+    def measure(self) -> None:
+        self.peak_memory = max(self.peak_memory, peak_memory(self._process.pid))
+
     def kill(self) -> None:
         self._process.kill()
 
-    def end(self) -> str:
-        """Wait for its end; how it ended, in words fit for a log."""
+    def end(self) -> Ending:
+        """Wait for its end."""
         code = self._process.wait()
         self._errors.seek(0)
         lines = self._errors.read()[-4000:].decode("utf-8", "replace").strip().splitlines()
-        if code < 0:
-            return f"killed by {signal.Signals(-code).name}"
-        return f"exit code {code}" + (f": {lines[-1][:300]}" if code and lines else "")
+        kernel_killed = kernel_memory_kills() > self._kills_before
+        return Ending(code, self.told_trouble, lines[-1][:300] if lines else "", kernel_killed)
 
     def close(self) -> None:
         if self._process.poll() is None:
@@ -100,13 +117,17 @@ class Child:
 
 
 class LeaseKeeper:
-    """Renews the lease once a second while a child works; passes a cancel on, kills the child when the lease is lost.
+    """Renews the lease once a second while a child works; passes cancel and pause on.
 
-    `stopping` is set when the worker shuts down: the child then checkpoints and ends.
+    A child whose lease is lost is killed. `stopping` is set when the worker shuts down: the child then checkpoints
+    and ends. `yields`: it hears whether generation needs the machine.
     """
 
-    def __init__(self, job_id: str, token: int, lease: float, child: Child, stopping: threading.Event) -> None:
+    def __init__(
+        self, job_id: str, token: int, lease: float, child: Child, stopping: threading.Event, yields: bool = False
+    ) -> None:
         self.lost = False
+        self._yields = yields
         self._job_id, self._token, self._lease = job_id, token, lease
         self._child, self._stopping = child, stopping
         self._done = threading.Event()
@@ -127,6 +148,9 @@ class LeaseKeeper:
         while not self._done.wait(min(RENEWAL, self._lease / 3)):
             if self._stopping.is_set():
                 self._child.order(STOP)
+            self._child.measure()
+            if self._yields:
+                self._child.hint(generation_is_busy())
             asked = time.monotonic()
             try:
                 with transaction() as tx:
@@ -138,6 +162,8 @@ class LeaseKeeper:
                 held_until = asked + self._lease
             if state == "cancel_requested":
                 self._child.order(CANCEL)
+            elif state == "pause_requested":
+                self._child.order(STOP)
             elif state == "lost":
                 self.lost = True
                 self._child.kill()

@@ -9,6 +9,7 @@ from celery import signals
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, sender
 from workers.celery_app import make_worker, run_worker
+from workers.fine_tuning.merge import merge_variant
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
@@ -35,6 +36,10 @@ def main() -> None:
         from workers.model_import.task import run_import
 
         run_import(base_id, source)
+
+    @app.task(name=TaskName.MERGE_VARIANT.value)
+    def merge(variant_id: str) -> None:
+        merge_variant(variant_id)
 
     def look_once(**_: object) -> None:
         """Jobs may have become due while no worker lived."""

@@ -24,24 +24,26 @@ from models_registry.store import open_store
 from workers.model_import.facts import BaseFacts
 
 
-def keep_result(job: FineTuningJob, data: Mapping[str, Any]) -> None:
+def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str, float]) -> None:
     """The model, its figures, the end of the job and its charge: all or nothing. Raises LostLease."""
     make = trained_base(job, data) if "facts" in data else trained_adapter(job, data)
     with transaction() as tx, Path(data["csv"]).open("rb") as figures:
         progress.owned_job(tx, job.id, job.fencing_token)
         variant = make(tx)
         metrics = data["metrics"]
-        shown = {name: value for name, value in metrics.items() if name != "base_valid_loss"}
+        shown = {name: value for name, value in metrics.items() if not name.startswith("base_")}
         progress.add_checkpoint(tx, job.id, job.fencing_token, metrics["step"], variant, shown)
         file = save_file(tx, job.account_id, figures, "step_metrics.csv", RESULTS)
-        result = {**metrics, "result_files": [file.id]}
+        result = {**metrics, "result_files": [file.id], "timing": dict(timing), "samples": data.get("samples", [])}
         if not finish.succeed(tx, job.id, job.fencing_token, variant, data["trained_tokens"], result):
             raise LostLease(job.id)
 
 
 def trained_adapter(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
     digest, info = keep_adapter(job, Path(data["folder"]))
-    return lambda tx: create_variant(tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "")
+    return lambda tx: create_variant(
+        tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "", made_by=job.id
+    )
 
 
 def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
@@ -65,7 +67,7 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Sessi
     def make(tx: Session) -> Variant:
         base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
         weights = WholeWeights(0, facts.parameters, manifest.bytes)
-        names = (job.suffix or "", parent.id)
+        names = (job.suffix or "", parent.id, job.id)
         variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
         text = f"It has weights of its own: a generation worker for the base {base.id} serves it."
         add_events(tx, job.id, [Event(text)])
@@ -88,10 +90,10 @@ def keep_checkpoint(job: FineTuningJob, data: Mapping[str, Any]) -> None:
         if progress.has_checkpoint(tx, job.id, data["step"]):
             return
     digest, info = keep_adapter(job, Path(data["folder"]))
-    suffix = f"{job.suffix or ''}"
+    name, step = job.suffix or "", data["step"]
     with transaction() as tx:
         progress.owned_job(tx, job.id, job.fencing_token)
-        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "checkpoint", suffix)
+        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "checkpoint", name, None, job.id, step)
         progress.add_checkpoint(tx, job.id, job.fencing_token, data["step"], variant, data["metrics"])
 
 

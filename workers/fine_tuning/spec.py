@@ -6,6 +6,8 @@ from pydantic import BaseModel
 
 CANCEL = "cancel"
 STOP = "stop"
+BUSY, IDLE = "busy", "idle"
+PACK_TOKENS = 2048
 
 
 class JobSpec(BaseModel):
@@ -13,13 +15,15 @@ class JobSpec(BaseModel):
 
     `parent`: the folder of an adapter to go on from; its rank and targets then hold. `method` names the recipe,
     `settings` are those of app.fine_tuning.methods; `pack_tokens`: of a micro-batch.
+    `yield_to_generation`: the longest wait between two steps, seconds. `min_free_bytes`: what a checkpoint must leave
+    free on the disk.
     """
 
     method: str = "supervised"
     settings: dict[str, Any] = {}
     model_changes: list[dict[str, Any]] = []
     peak_rate: float = 1e-3
-    pack_tokens: int = 2048
+    pack_tokens: int = PACK_TOKENS
     base: str
     parent: str | None = None
     training: str
@@ -30,12 +34,16 @@ class JobSpec(BaseModel):
     batch_size: int
     learning_rate_multiplier: float
     rank: int
+    early_stopping_patience: int = 0
+    keep: str = "last"
     context_length: int
     device: str = "auto"
     dtype: str = "auto"
     threads: int = 0
     nice: int = 0
     seconds_between_checkpoints: float = 10.0
+    yield_to_generation: float = 0.0
+    min_free_bytes: int = 0
 
 
 class Report(BaseModel):
@@ -43,9 +51,10 @@ class Report(BaseModel):
 
     `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens,
     seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `saved`: a checkpoint is on
-    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens, and facts where the folder
-    holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`: a message for the job's owner.
+    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens, samples,
+    and facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`: a
+    message for the job's owner, told once. `broken`: code, message.
     """
 
-    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note"]
+    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note", "broken"]
     data: dict[str, Any] = {}

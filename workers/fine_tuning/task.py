@@ -2,10 +2,9 @@
 
 import math
 import shutil
-import tempfile
 import threading
+import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import structlog
@@ -15,22 +14,34 @@ from app.files.find import find_report
 from app.files.tables import File
 from app.files.upload import uploads
 from app.fine_tuning import finish, progress
-from app.fine_tuning.claim import claim_next
-from app.fine_tuning.events import Event, last_reported_step
+from app.fine_tuning.claim import Slot, claim_next, tell_what_does_not_fit
+from app.fine_tuning.events import Event, last_reported_step, told_messages
 from app.fine_tuning.methods import Method, block_tokens, method_of, peak_rate, wrong_rows
+from app.fine_tuning.pause import rest
 from app.fine_tuning.progress import LostLease
 from app.fine_tuning.rules import Hyperparameters, explain, resolve
 from app.fine_tuning.tables import FineTuningJob
 from app.settings import FineTuningSettings, get_settings
 from app.variants.tables import BaseModel, Variant
+from models_registry.errors import StorageFull
 from models_registry.store import open_store
 from workers.fine_tuning.child import Child, LeaseKeeper
+from workers.fine_tuning.device import memory_of
 from workers.fine_tuning.metrics import MetricsLog
 from workers.fine_tuning.results import keep_checkpoint, keep_result
-from workers.fine_tuning.spec import JobSpec
+from workers.fine_tuning.spec import PACK_TOKENS, JobSpec
+from workers.fine_tuning.trouble import Ending, fate, is_disk_full
 from workers.fine_tuning.validate_file import check_file
+from workers.fine_tuning.work_folder import checkpointed_steps, forget_closed, work_folder
 
 log = structlog.get_logger(__name__)
+
+SMALLER = "smaller_micro_batches"
+FULL_DISK = "the disk of the training worker is full. Resume the job once there is room; it goes on where it stood"
+NO_MEMORY = (
+    "The training process ended for want of memory ({how}), also with half the tokens at once. Use shorter rows, a "
+    "smaller rank or a smaller model."
+)
 
 
 class JobRunner:
@@ -39,6 +50,9 @@ class JobRunner:
     def __init__(self, settings: FineTuningSettings) -> None:
         self.settings = settings
         self.stopping = threading.Event()
+        self.memory_bytes = memory_of(settings)
+        self._reserved = 0
+        self._claiming = threading.Lock()
         self._slots = threading.BoundedSemaphore(settings.slots)
         self._woken = threading.Event()
 
@@ -49,13 +63,27 @@ class JobRunner:
             try:
                 self._woken.clear()
                 while not self.stopping.is_set() and (job := self._claim()):
-                    self._run(job)
+                    try:
+                        self._run(job)
+                    finally:
+                        self._reserve(-job.memory_bytes)
+                forget_closed(self.settings)
             finally:
                 self._slots.release()
 
     def _claim(self) -> FineTuningJob | None:
-        with transaction() as tx:
-            return claim_next(tx, self.settings.lease)
+        """Reserves the job's memory, so that two at once never need more than there is."""
+        with self._claiming, transaction() as tx:
+            job = claim_next(tx, Slot(self.settings.lease, self.memory_bytes - self._reserved))
+            if job is None:
+                tell_what_does_not_fit(tx, self.memory_bytes)
+            else:
+                self._reserved += job.memory_bytes
+            return job
+
+    def _reserve(self, change: int) -> None:
+        with self._claiming:
+            self._reserved += change
 
     def _run(self, job: FineTuningJob) -> None:
         """One attempt. Whatever goes wrong with it, the job is either ended or given back."""
@@ -65,13 +93,26 @@ class JobRunner:
             log.warning("job_overtaken", job_id=job.id)
         except Exception as error:  # whatever broke, the job must not stay claimed
             log.exception("job_attempt_failed", job_id=job.id)
-            self.give_back(job, f"{type(error).__name__} while training")
+            full = isinstance(error, StorageFull) or is_disk_full(error)
+            ending = Ending(1, "disk_full" if full else None, f"{type(error).__name__} while training")
+            self.mourn(job, ending)
 
-    def give_back(self, job: FineTuningJob, reason: str) -> None:
-        event = Event(f"The training process ended unexpectedly ({reason}); trying again", level="warn")
+    def mourn(self, job: FineTuningJob, ending: Ending) -> None:
+        """The training process broke: decide what becomes of its job."""
         try:
             with transaction() as tx:
-                progress.release(tx, job.id, job.fencing_token, count_attempt=True, events=[event])
+                row = progress.owned_job(tx, job.id, job.fencing_token)
+                what = fate(ending, tried_smaller=SMALLER in row.result)
+                log.warning("training_broke", job_id=job.id, how=str(ending), fate=what)
+                if what == "rest":
+                    rest(tx, row, FULL_DISK)
+                elif what == "give_up":
+                    finish.fail(tx, job.id, job.fencing_token, "out_of_memory", NO_MEMORY.format(how=ending))
+                else:
+                    again = "trying again" + (" with half the tokens at once" if what == "smaller" else "")
+                    event = Event(f"The training process ended unexpectedly ({ending}); {again}", level="warn")
+                    notes = {"last_end": str(ending)} | ({SMALLER: True} if what == "smaller" else {})
+                    progress.release(tx, job.id, job.fencing_token, count_attempt=True, events=[event], notes=notes)
         except LostLease:
             log.warning("job_overtaken", job_id=job.id)
 
@@ -82,6 +123,7 @@ class JobAttempt:
     def __init__(self, runner: JobRunner, job: FineTuningJob) -> None:
         self.runner, self.job, self.token = runner, job, job.fencing_token
         self.work = work_folder(runner.settings, job.id)
+        self.began = time.monotonic()
 
     def run(self) -> None:
         spec = self._prepare()
@@ -91,11 +133,11 @@ class JobAttempt:
         child = Child(spec)
         log.info("training_started", job_id=self.job.id, attempt=self.job.attempts, pid=child.pid)
         try:
-            with LeaseKeeper(
-                self.job.id, self.token, self.runner.settings.lease, child, self.runner.stopping
-            ) as keeper:
+            settings, stopping = self.runner.settings, self.runner.stopping
+            yields = settings.yield_to_generation > 0
+            with LeaseKeeper(self.job.id, self.token, settings.lease, child, stopping, yields) as keeper:
                 ended = self._follow(child)
-                reason = child.end()
+                ending = child.end()
         finally:
             child.close()
         if keeper.lost:
@@ -103,7 +145,7 @@ class JobAttempt:
         if ended:
             self._forget_work()
         elif ended is None:
-            self.runner.give_back(self.job, reason)
+            self.runner.mourn(self.job, ending)
 
     def _prepare(self) -> JobSpec | None:
         """Validate what is not validated yet and resolve `auto`; None when that ended the job."""
@@ -158,6 +200,10 @@ class JobAttempt:
                 "context_length": base.context_length or 2048,
                 "threads": settings.threads,
                 "nice": settings.nice,
+                "device": settings.device,
+                "pack_tokens": PACK_TOKENS // (2 if SMALLER in self.job.result else 1),
+                "yield_to_generation": settings.yield_to_generation,
+                "min_free_bytes": settings.min_free_disk_bytes,
                 "seconds_between_checkpoints": settings.seconds_between_checkpoints,
             }
         )
@@ -165,17 +211,19 @@ class JobAttempt:
     def _follow(self, child: Child) -> bool | None:
         """Write down what the child tells. True: the job ended; False: given back as asked; None: the child broke."""
         with transaction() as tx:
-            metrics = MetricsLog(self.job.id, self.token, last_reported_step(tx, self.job.id))
+            told = last_reported_step(tx, self.job.id), told_messages(tx, self.job.id)
+        metrics = MetricsLog(self.job.id, self.token, *told, checkpointed_steps(self.work))
         for report in child.reports():
             metrics.add(report)
             if report.event == "saved":
+                metrics.flush()
                 with transaction() as tx:
                     progress.advanced(tx, self.job.id, self.token)
             elif report.event == "epoch":
                 keep_checkpoint(self.job, report.data)
             elif report.event == "done":
                 metrics.flush()
-                keep_result(self.job, report.data)
+                keep_result(self.job, report.data, self._timing(child, metrics))
                 return True
             elif report.event == "refused":
                 metrics.flush()
@@ -188,13 +236,26 @@ class JobAttempt:
         return None
 
     def _stopped(self) -> bool:
-        """The child stopped as asked: by the owner's cancel, or because this worker shuts down."""
+        """The child stopped as asked: by the owner's cancel or pause, or because this worker shuts down."""
         with transaction() as tx:
-            if progress.owned_job(tx, self.job.id, self.token).cancel_requested:
-                finish.cancelled(tx, self.job.id, self.token)
+            job = progress.owned_job(tx, self.job.id, self.token)
+            if job.cancel_requested:
+                finish.cancelled(tx, job.id, self.token)
                 return True
+            if job.pause_requested:
+                rest(tx, job)
+                return False
             progress.release(tx, self.job.id, self.token, count_attempt=False)
             return False
+
+    def _timing(self, child: Child, metrics: MetricsLog) -> dict[str, float]:
+        """What later estimates build on; nothing of a job that was interrupted."""
+        loop = metrics.timing()
+        if loop is None or self.token > 1:
+            return {}
+        child.measure()
+        seconds = round(time.monotonic() - self.began, 3)
+        return {**loop, "seconds": seconds, "peak_memory_bytes": child.peak_memory}
 
     def _fail(self, code: str, message: str, param: str | None) -> None:
         with transaction() as tx:
@@ -208,11 +269,3 @@ def training_rows(method: Method, report: Mapping[str, Any], context_length: int
     """What batches are made of: the file's rows, or the blocks that its texts fill."""
     block = block_tokens(method, context_length)
     return math.ceil(report["tokens"] / block) if block else int(report["rows"])
-
-
-def work_folder(settings: FineTuningSettings, job_id: str) -> Path:
-    """Where a job's checkpoints lie: found again by the next attempt on this machine, readable by nobody else."""
-    root = Path(settings.work_dir) if settings.work_dir else Path(tempfile.gettempdir()) / "gptstore-fine-tuning"
-    folder = root / job_id
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return folder

@@ -1,5 +1,6 @@
 """A run's state on disk, whole or not at all: temporary folder → fsync → rename. safetensors and JSON, no pickle."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,18 +14,28 @@ from torch import Tensor
 TENSORS, STATE = "state.safetensors", "state.json"
 
 
-def save_checkpoint(work: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-    """Keep this step's state and forget earlier ones."""
+def save_checkpoint(
+    work: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], min_free_bytes: int = 0
+) -> Path:
+    """Keep this step's state and forget earlier ones.
+
+    Raises OSError when the disk is full, or would have less than `min_free_bytes` left; the last state then stays.
+    """
     folder, temporary = work / f"step-{step:09d}", work / "new"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    save_file(dict(tensors), temporary / TENSORS)
-    (temporary / STATE).write_text(json.dumps({"step": step, **state}))
-    for path in (temporary / TENSORS, temporary / STATE, temporary):
-        sync(path)
-    shutil.rmtree(folder, ignore_errors=True)
-    temporary.rename(folder)
-    sync(work)
+    try:
+        check_room(work, sum(each.nbytes for each in tensors.values()) + min_free_bytes)
+        save_file(dict(tensors), temporary / TENSORS)
+        (temporary / STATE).write_text(json.dumps({"step": step, **state}))
+        for path in (temporary / TENSORS, temporary / STATE, temporary):
+            sync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        sync(work)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     for old in checkpoints(work):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
@@ -42,6 +53,12 @@ def load_checkpoint(work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | No
 
 def checkpoints(work: Path) -> list[Path]:
     return sorted(path for path in work.glob("step-*") if (path / STATE).is_file() and (path / TENSORS).is_file())
+
+
+def check_room(work: Path, needed: int) -> None:
+    free = shutil.disk_usage(work).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"a checkpoint needs {needed} bytes of disk, {free} are free")
 
 
 def sync(path: Path) -> None:

@@ -1,37 +1,74 @@
 """What a recipe's process shares with its parent: how it lives, what it hears, what it says."""
 
 import ctypes
+import errno
 import os
 import signal
 import sys
 import threading
+import traceback
+from types import TracebackType
 from typing import Any
 
-from workers.fine_tuning.spec import JobSpec, Report
+from workers.fine_tuning.spec import BUSY, IDLE, JobSpec, Report
 
 PR_SET_PDEATHSIG = 1
+# Libraries wrap the system's errors in their own: what they say of a full disk and of missing memory.
+DISK_FULL = ("no space left on device", "os error 28", "disk quota exceeded")
+MEMORY_GONE = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
 class Parent:
     """The supervising task at the other end of stdin and stdout.
 
-    `asked`: `cancel` or `stop` once the parent wrote it. When stdin ends, the parent is gone: so is this process.
+    `asked`: `cancel` or `stop` once the parent wrote it. An error that ends this process is told as `broken`. When
+    stdin ends, the parent is gone: so is this process.
     """
 
     def __init__(self) -> None:
         self.asked: str | None = None
+        self._busy = False
+        self._heard = threading.Condition()
         die_with_parent()
         self.spec = JobSpec.model_validate_json(sys.stdin.readline())
         os.nice(self.spec.nice)
+        sys.excepthook = self._tell_broken
         threading.Thread(target=self._listen, name="orders", daemon=True).start()
+
+    def give_way(self) -> None:
+        """Between two steps: wait, as long as the spec allows, while generation needs this machine."""
+        with self._heard:
+            self._heard.wait_for(lambda: self.asked or not self._busy, self.spec.yield_to_generation)
 
     def _listen(self) -> None:
         for line in sys.stdin:
-            self.asked = line.strip()
+            with self._heard:
+                word = line.strip()
+                if word in (BUSY, IDLE):
+                    self._busy = word == BUSY
+                else:
+                    self.asked = word
+                self._heard.notify_all()
         os._exit(1)
 
     def tell(self, event: Any, **data: Any) -> None:
         print(Report(event=event, data=data).model_dump_json(), flush=True)
+
+    def _tell_broken(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        traceback.print_exception(kind, error, trace)
+        self.tell("broken", code=trouble_of(error), message=f"{kind.__name__}: {error}"[:300])
+
+
+def trouble_of(error: BaseException) -> str:
+    """`disk_full`, `out_of_memory` or `crashed`."""
+    text = str(error).lower()
+    if (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or any(
+        each in text for each in DISK_FULL
+    ):
+        return "disk_full"
+    if isinstance(error, MemoryError) or any(each in text for each in MEMORY_GONE):
+        return "out_of_memory"
+    return "crashed"
 
 
 def die_with_parent() -> None:

@@ -14,12 +14,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
+from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
 from workers.fine_tuning.recipes.objective import Objective, perplexity
 from workers.fine_tuning.recipes.process import Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
+from workers.fine_tuning.recipes.samples import answers, prompts_of
 from workers.fine_tuning.recipes.trainable import Trainable
 from workers.fine_tuning.spec import CANCEL
 
@@ -73,7 +76,11 @@ class Run:
         )
         self.pack_tokens, self.halved = self.spec.pack_tokens, False
         self.step = 0
-        self.base_loss: float | None = None
+        self.base: dict[str, float] = {}
+        self.prompts = prompts_of(held_out)
+        self.said_before: list[str] = []
+        self.best = BestSoFar(self.work, self.spec.early_stopping_patience)
+        self.judged = bool(held_out) and (self.spec.keep == "best" or self.spec.early_stopping_patience > 0)
         self.history: list[dict[str, float]] = []
 
     def resume(self) -> None:
@@ -85,19 +92,24 @@ class Run:
             self.trainable.publish()
             moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
-            self.step, self.base_loss, self.history = state["step"], state["base_loss"], state["history"]
+            self.step, self.base, self.history = state["step"], state["base"], state["history"]
+            self.said_before = state["said_before"]
+            self.best.restore(state["best"])
             self.halved = state.get("halved", False)
             self.pack_tokens = self.spec.pack_tokens // (2 if self.halved else 1)
         elif self.held_out:
-            self.base_loss = self.evaluate(self.held_out)["loss"]
+            self.base, self.said_before = self.evaluate(self.held_out), self.say()
         tokens = sum(self.lengths)
         self.parent.tell("begin", rows=len(self.rows), tokens=tokens, total_steps=self.total, step=self.step)
+        for epoch in range(1, self.step // self.per_epoch + 1):
+            self.keep_epoch(epoch)
 
     def train(self) -> bool:
         """The loop; False when the parent asked to end it. A stop is checkpointed, a cancel is not."""
         began, saved, first = time.monotonic(), time.monotonic(), self.step
         tokens_done, pause = 0, self.spec.seconds_between_checkpoints
         while self.step < self.total:
+            self.parent.give_way()
             if self.parent.asked:
                 if self.parent.asked != CANCEL:
                     self.save()
@@ -112,13 +124,13 @@ class Run:
             self.parent.tell(
                 "step", **figures, tokens=tokens_done, seconds=round(seconds, 3), eta_seconds=round(left, 1)
             )
+            if self.step % self.per_epoch == 0 and not self.end_epoch(epoch + 1):
+                break
             if time.monotonic() - saved >= pause and self.step < self.total:
                 begun = time.monotonic()
                 self.save()
                 saved = time.monotonic()
                 pause = self.spec.seconds_between_checkpoints and max(pause, SAVING_SHARE * (saved - begun))
-            if self.step % self.per_epoch == 0 and self.step < self.total:
-                self.keep_epoch(epoch + 1)
         return True
 
     def advance(self, batch: Sequence[int]) -> dict[str, float]:
@@ -189,24 +201,55 @@ class Run:
             return
         weights = {"weights": self.trainable.weights}
         tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
-        state = {"base_loss": self.base_loss, "history": self.history, "halved": self.halved}
-        save_checkpoint(self.work, self.step, tensors, state)
+        state = {"base": self.base, "history": self.history, "halved": self.halved}
+        state |= {"said_before": self.said_before, "best": self.best.state()}
+        save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
         self.parent.tell("saved", step=self.step)
 
-    def keep_epoch(self, epoch: int) -> None:
-        """Offer this epoch's adapter as a model of its own; whole models are kept at the end only."""
-        if self.spec.settings.get("adapter", "lora") != "lora":
-            return
-        folder = self.work / f"epoch-{epoch}"
-        self.trainable.save(folder)
-        self.parent.tell("epoch", step=self.step, folder=str(folder), metrics=self.final_metrics(full=False))
+    def end_epoch(self, epoch: int) -> bool:
+        """Judge and offer what an epoch made; False when training is to stop early."""
+        going_on = True
+        if self.judged:
+            loss = self.evaluate(self.held_out)["loss"]
+            going_on = self.best.judge(self.step, loss, self.trainable.weights)
+            self.parent.tell("note", message=f"Held-out loss after epoch {epoch}: {loss:.4f}")
+        if going_on and self.step < self.total:
+            self.keep_epoch(epoch)
+        if not going_on:
+            text = f"Stopped early: the held-out loss has not fallen for {self.best.waited} epochs"
+            self.parent.tell("note", message=text)
+        return going_on
 
-    def final_metrics(self, *, full: bool) -> dict[str, Any]:
-        last = self.history[-1]
+    def keep_epoch(self, epoch: int) -> None:
+        """Offer an epoch's adapter as a model of its own; whole models are kept at the end only.
+
+        A resumed run offers the earlier ones again: its parent may not have heard of them.
+        """
+        step, folder = epoch * self.per_epoch, self.work / f"epoch-{epoch}"
+        if self.spec.settings.get("adapter", "lora") != "lora" or step == self.total:
+            return
+        if step == self.step:
+            self.trainable.save(folder)
+        if folder.exists():
+            metrics = self.final_metrics(step, full=False)
+            self.parent.tell("epoch", step=step, folder=str(folder), metrics=metrics)
+
+    def say(self) -> list[str]:
+        tokenizer = getattr(self.trainable, "tokenizer", Path(self.spec.base))
+        return answers(self.model, tokenizer, self.prompts, self.device) if self.prompts else []
+
+    def samples(self) -> list[dict[str, str]]:
+        renderer = Renderer.load(getattr(self.trainable, "tokenizer", Path(self.spec.base)))
+        texts = [renderer.decode(prompt) for prompt in self.prompts]
+        rows = zip(texts, self.said_before, self.say(), strict=True)
+        return [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in rows]
+
+    def final_metrics(self, step: int, *, full: bool) -> dict[str, Any]:
+        last = self.history[step - 1]
         shown = {
             name: value for name, value in last.items() if name not in ("step", "lr", "loss") and "valid" not in name
         }
-        metrics: dict[str, Any] = {"step": self.step, "train_loss": last["loss"]}
+        metrics: dict[str, Any] = {"step": step, "train_loss": last["loss"]}
         metrics |= {f"train_{name}": value for name, value in shown.items()}
         if self.held_out and full:
             found = self.evaluate(self.held_out)
@@ -218,8 +261,17 @@ class Run:
     def finish(self) -> None:
         """Keep and measure the result, write the figures of every step, report."""
         folder = self.work / "result"
+        kept, done = self.step, self.step // self.per_epoch
+        if self.spec.keep == "best" and self.best.step not in (0, self.step):
+            kept = self.best.step
+            self.trainable.weights.copy_(self.best.weights())
+            self.trainable.publish()
+            self.parent.tell("note", message=f"Kept the state after step {kept}, the best on the held-out rows")
         facts = self.trainable.save(folder)
-        metrics = self.final_metrics(full=True) | {"base_valid_loss": self.base_loss}
+        metrics = self.final_metrics(kept, full=True) | {"base_valid_loss": self.base.get("loss")}
+        if "mean_token_accuracy" in self.base:
+            metrics["base_valid_mean_token_accuracy"] = self.base["mean_token_accuracy"]
+            metrics["base_valid_perplexity"] = perplexity(self.base["loss"])
         figures = self.work / "step_metrics.csv"
         columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
         keys = ["step", "loss", "mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy"]
@@ -228,9 +280,9 @@ class Run:
             writer = csv.writer(target)
             writer.writerow(columns + more)
             writer.writerows([each.get(key, "") for key in keys + more] for each in self.history)
-        trained = sum(self.lengths) * self.spec.n_epochs
-        extra = {} if facts is None else {"facts": facts.model_dump()}
-        self.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, trained_tokens=trained, **extra)
+        extra: dict[str, Any] = {} if facts is None else {"facts": facts.model_dump()}
+        extra |= {"trained_tokens": sum(self.lengths) * done, "samples": self.samples()}
+        self.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, **extra)
 
 
 def rounded(figures: dict[str, float]) -> dict[str, float]:

@@ -1,0 +1,74 @@
+"""Training gives way to generation on its machine, for as long as the operator allows and no longer."""
+
+import json
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+import redis
+
+from app.settings import get_settings
+from tests.conftest import Services
+from workers.fine_tuning.neighbours import generation_is_busy
+from workers.fine_tuning.spec import BUSY, IDLE, STOP, JobSpec, Report
+
+KEY = "worker:generation:test-giving-way"
+RECIPE = """
+from workers.fine_tuning.recipes.process import Parent
+parent = Parent()
+with parent._heard:
+    parent._heard.wait_for(lambda: parent._busy)
+parent.tell("note", message="waiting")
+parent.give_way()
+parent.tell("note", message=f"{parent._busy} {parent.asked}")
+"""
+
+
+@contextmanager
+def generating(host: str, running: int) -> Iterator[None]:
+    sign = {"kind": "generation", "base": "x", "pid": 1, "host": host, "figures": {"running": running, "waiting": 0}}
+    with redis.Redis.from_url(get_settings().redis_url) as valkey:
+        valkey.set(KEY, json.dumps(sign))
+        try:
+            yield
+        finally:
+            valkey.delete(KEY)
+
+
+def test_only_calls_under_way_on_this_machine_count(services: Services) -> None:
+    assert not generation_is_busy()
+    with generating(socket.gethostname(), 0):
+        assert not generation_is_busy()
+    with generating("elsewhere", 3):
+        assert not generation_is_busy()
+    with generating(socket.gethostname(), 3):
+        assert generation_is_busy()
+
+
+def told_after(word: str | None, most_seconds: float) -> str:
+    """What a recipe says once it has given way, after it was told that generation is busy and then `word`."""
+    files = {"base": "", "training": "", "work": "", "seed": 1}
+    terms = {"n_epochs": 1, "batch_size": 1, "learning_rate_multiplier": 1, "rank": 1, "context_length": 1}
+    spec = JobSpec.model_validate({**files, **terms, "yield_to_generation": most_seconds})
+    command = [sys.executable, "-c", RECIPE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
+        assert child.stdin and child.stdout
+        child.stdin.write(f"{spec.model_dump_json()}\n{BUSY}\n")
+        assert Report.model_validate_json(child.stdout.readline()).data["message"] == "waiting"
+        if word is not None:
+            child.stdin.write(f"{word}\n")
+        said: str = Report.model_validate_json(child.stdout.readline()).data["message"]
+        return said
+
+
+@pytest.mark.parametrize(
+    ("word", "most_seconds", "said"),
+    [(IDLE, 100, "False None"), (STOP, 100, f"True {STOP}"), (None, 0.01, "True None")],
+)
+def test_a_step_waits_until_generation_is_done_an_order_comes_or_its_patience_ends(
+    word: str | None, most_seconds: float, said: str
+) -> None:
+    assert told_after(word, most_seconds) == said

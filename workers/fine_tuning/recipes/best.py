@@ -1,0 +1,41 @@
+"""Which state of a run was best on the held-out rows, and whether it has stopped getting better."""
+
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from workers.fine_tuning.recipes.checkpoint import sync
+
+WEIGHTS = "best.safetensors"
+
+
+class BestSoFar:
+    """Judged at the end of each epoch. `patience` 0: training never stops early."""
+
+    def __init__(self, work: Path, patience: int) -> None:
+        self.work, self.patience = work, patience
+        self.step, self.loss, self.waited = 0, float("inf"), 0
+
+    def judge(self, step: int, loss: float, weights: Tensor) -> bool:
+        """Keep the weights if they are the best yet; False when it is time to stop."""
+        if loss < self.loss:
+            self.step, self.loss, self.waited = step, loss, 0
+            temporary = self.work / f"{WEIGHTS}.new"
+            save_file({"weights": weights}, temporary)
+            sync(temporary)
+            temporary.rename(self.work / WEIGHTS)
+        else:
+            self.waited += 1
+        return not self.patience or self.waited < self.patience
+
+    def weights(self) -> Tensor:
+        return load_file(self.work / WEIGHTS)["weights"]
+
+    def state(self) -> dict[str, Any]:
+        return {"step": self.step, "loss": self.loss if self.step else None, "waited": self.waited}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.step, self.waited = state["step"], state["waited"]
+        self.loss = float("inf") if state["loss"] is None else state["loss"]
