@@ -13,8 +13,9 @@ from app.database import transaction
 from app.dependencies import Transaction, requires, uploader
 from app.files.delete import delete_file, remove_bytes
 from app.files.find import find_file, find_report, list_files
-from app.files.rules import FINE_TUNE, check_training_structure
+from app.files.rules import FINE_TUNE
 from app.files.schemas import FileDeleted, FileOut, ReportOut
+from app.files.structure import check_training_structure
 from app.files.upload import CHUNK, check_disk, save_file, uploads
 from app.files.upload_form import FILES, OPENAPI_BODY, TEXTS, UploadForm, check_form
 from app.forms import read_form
@@ -36,7 +37,7 @@ async def create_file(request: Request, caller: Annotated[Caller, Depends(upload
 
 def take_in(caller: Caller, form: UploadForm) -> FileOut:
     if form.purpose == FINE_TUNE:
-        check_training_structure(form.stream)
+        check_training_structure(form.filename, form.stream)
     with transaction() as tx:
         return FileOut.of(save_file(tx, caller.account_id, form.stream, form.filename, form.purpose, form.lifetime))
 

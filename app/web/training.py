@@ -7,8 +7,9 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from app.database import transaction
-from app.errors import AppError, MissingParameter, RequestTooLarge
-from app.files.rules import FINE_TUNE, check_filename, check_training_structure
+from app.errors import AppError, InvalidTrainingFile, MissingParameter, RequestTooLarge
+from app.files.rules import FINE_TUNE, check_filename
+from app.files.structure import check_training_structure, table_format
 from app.files.upload import save_file
 from app.fine_tuning.schemas import JobCreate
 from app.fine_tuning.start import start
@@ -80,7 +81,9 @@ def check_dataset(form: Posted, name: str, required: bool) -> None:
         check_filename(upload.filename or "")
         if (upload.size or 0) > limit:
             raise RequestTooLarge(f"A file may have at most {limit} bytes.")
-        check_training_structure(upload.file)
+        if table_format(upload.filename or ""):
+            raise InvalidTrainingFile("Tables are turned into rows first: upload it on the page of your files.")
+        check_training_structure(upload.filename or "", upload.file)
     except AppError as error:
         error.param = name
         raise
