@@ -1,7 +1,6 @@
 """What one row of a training file may hold: a conversation, a completion, a preference or raw text. Pure."""
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -179,12 +178,3 @@ def whole(text: str) -> str:
     if SURROGATE.search(text):
         raise BadRow("lone_surrogate", "the text holds half a character (a lone surrogate)")
     return text
-
-
-def strings(value: Any) -> Iterator[str]:
-    """Every text inside a JSON value, names of fields left out."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, (dict, list)):
-        for each in value.values() if isinstance(value, dict) else value:
-            yield from strings(each)

@@ -53,8 +53,8 @@ def check_lines(stream: IO[bytes]) -> int:
 def check_parquet(stream: IO[bytes]) -> None:
     """Only that it says to be one: its insides are opened in a process with limits."""
     head = stream.read(len(PARQUET))
-    stream.seek(0, 2)
-    stream.seek(max(0, stream.tell() - len(PARQUET)))
+    size = stream.seek(0, 2)
+    stream.seek(max(len(PARQUET), size - len(PARQUET)))
     if head != PARQUET or stream.read() != PARQUET:
         raise InvalidTrainingFile("The file is not a Parquet file.", param="file")
 

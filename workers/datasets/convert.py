@@ -18,29 +18,29 @@ class Refused(Exception):
 
 
 def convert(format: str, source: Path, target: Path, max_bytes: int) -> dict[str, Any]:
-    """Write `target`; returns what was done. Raises Refused with the row's number."""
+    """Write `target`; returns what was done. Raises Refused, saying in which line or row."""
     read = {"csv": read_csv, "parquet": read_parquet}[format]
     written = rows = 0
     with source.open("rb") as stream, target.open("wb") as out:
         layout, table = read(stream)
-        for number, cells in table:
-            line = json_line(layout, number, cells)
+        for where, cells in table:
+            line = json_line(layout, where, cells)
             rows, written = rows + 1, written + len(line)
             if rows > MAX_ROWS or written > max_bytes:
-                raise Refused(f"row {number}: the table holds more than {MAX_ROWS} rows or {max_bytes} bytes")
+                raise Refused(f"{where}: the table holds more than {MAX_ROWS} rows or {max_bytes} bytes")
             out.write(line)
     return {"format": format, "rows": rows, "columns": layout.used, "ignored_columns": shown(layout.ignored)}
 
 
-def json_line(layout: Layout, number: int, cells: Mapping[str, Any]) -> bytes:
+def json_line(layout: Layout, where: str, cells: Mapping[str, Any]) -> bytes:
     try:
         line = json.dumps(row_of(layout, cells), ensure_ascii=False, allow_nan=False).encode() + b"\n"
     except UnicodeEncodeError as error:
-        raise Refused(f"row {number}: the text holds half a character (a lone surrogate)") from error
+        raise Refused(f"{where}: the text holds half a character (a lone surrogate)") from error
     except (ValueError, TypeError, RecursionError) as error:
-        raise Refused(f"row {number}: {error}") from error
+        raise Refused(f"{where}: {error}") from error
     if len(line) > MAX_LINE_BYTES:
-        raise Refused(f"row {number}: the row is longer than {MAX_LINE_BYTES} bytes")
+        raise Refused(f"{where}: the row is longer than {MAX_LINE_BYTES} bytes")
     return line
 
 
@@ -58,7 +58,7 @@ def shown(names: tuple[str, ...]) -> list[str]:
     return ["".join(letter for letter in name[:64] if letter.isprintable()) for name in names[:50]]
 
 
-Table = tuple[Layout, Iterator[tuple[int, Mapping[str, Any]]]]
+Table = tuple[Layout, Iterator[tuple[str, Mapping[str, Any]]]]
 
 
 def read_csv(stream: IO[bytes]) -> Table:
@@ -69,14 +69,14 @@ def read_csv(stream: IO[bytes]) -> Table:
     return checked_layout(names), csv_rows(reader, names)
 
 
-def csv_rows(reader: Any, names: list[str]) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def csv_rows(reader: Any, names: list[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Numbered by line of the file."""
     try:
         for cells in reader:
             if cells and len(cells) != len(names):
                 raise Refused(f"line {reader.line_num}: {len(cells)} cells under {len(names)} columns")
             if cells:
-                yield reader.line_num, dict(zip(names, cells, strict=True))
+                yield f"line {reader.line_num}", dict(zip(names, cells, strict=True))
     except csv.Error as error:
         raise Refused(f"line {reader.line_num}: {error}") from error
 
@@ -102,10 +102,11 @@ def read_parquet(stream: IO[bytes]) -> Table:
     from pyarrow import parquet
 
     try:
-        names = parquet.read_schema(stream).names
-        layout = checked_layout(names)
+        schema = parquet.read_schema(stream)
+        layout = checked_layout(schema.names)
+        texts = [name for name in layout.used if is_text(schema.field(name).type)]
         stream.seek(0)
-        file = parquet.ParquetFile(stream, read_dictionary=layout.used, memory_map=False)
+        file = parquet.ParquetFile(stream, read_dictionary=texts)
     except (pyarrow.ArrowException, OSError) as error:
         raise Refused(f"not a readable Parquet file: {first_line(error)}") from error
     if file.metadata.num_rows > MAX_ROWS:
@@ -113,7 +114,13 @@ def read_parquet(stream: IO[bytes]) -> Table:
     return layout, parquet_rows(file, layout)
 
 
-def parquet_rows(file: Any, layout: Layout) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def is_text(kind: Any) -> bool:
+    from pyarrow import types
+
+    return any(test(kind) for test in (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary))
+
+
+def parquet_rows(file: Any, layout: Layout) -> Iterator[tuple[str, Mapping[str, Any]]]:
     import pyarrow
 
     number = 0
@@ -122,7 +129,10 @@ def parquet_rows(file: Any, layout: Layout) -> Iterator[tuple[int, Mapping[str, 
             columns = [batch.column(name) for name in layout.used]
             for at in range(batch.num_rows):
                 number += 1
-                yield number, {name: column[at].as_py() for name, column in zip(layout.used, columns, strict=True)}
+                yield (
+                    f"row {number}",
+                    {name: column[at].as_py() for name, column in zip(layout.used, columns, strict=True)},
+                )
     except (pyarrow.ArrowException, OSError) as error:
         raise Refused(f"row {number + 1}: not readable: {first_line(error)}") from error
 

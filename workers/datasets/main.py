@@ -2,6 +2,7 @@
 
 import sys
 
+from app.errors import InvalidTrainingFile
 from workers.datasets.child import REFUSED, Answer, Work, limit, read_work
 from workers.datasets.convert import Refused, convert
 
@@ -11,7 +12,7 @@ def main() -> int:
     limit(work)
     try:
         found = do(work)
-    except Refused as refused:
+    except (Refused, InvalidTrainingFile) as refused:
         print(refused, end="")
         return REFUSED
     except MemoryError:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import structlog
 from sqlalchemy.orm import Session
 
 from app.database import transaction
@@ -12,7 +13,9 @@ from app.files.structure import table_format
 from app.files.tables import File
 from app.files.upload import replace_bytes, uploads
 from app.settings import get_settings
-from workers.datasets.child import Work, WorkRefused, run_child
+from workers.datasets.child import ChildBroke, Work, WorkRefused, run_child
+
+log = structlog.get_logger(__name__)
 
 
 def convert_table(file: File) -> dict[str, Any]:
@@ -24,7 +27,12 @@ def convert_table(file: File) -> dict[str, Any]:
     with uploads().scratch() as folder:
         rows = folder / "rows.jsonl"
         options: dict[str, Any] = {"format": format, "max_bytes": limit}
-        found = run_child(Work(kind="convert", source=uploads().path(table), target=rows, options=options))
+        work = Work(kind="convert", source=uploads().path(table), target=rows, options=options)
+        try:
+            found = run_child(work)
+        except ChildBroke as error:
+            log.warning("conversion_broke", file_id=file.id, reason=str(error))
+            raise WorkRefused("the table could not be read within this store's limits") from error
         try:
             with transaction() as tx:
                 keep(tx, file, rows)

@@ -9,6 +9,7 @@ from celery import signals
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, sender
 from workers.celery_app import make_worker, run_worker
+from workers.datasets.task import report_file
 from workers.fine_tuning.merge import merge_variant
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
@@ -30,6 +31,10 @@ def main() -> None:
     @app.task(name=TaskName.VALIDATE_FILE.value)
     def run_validation(file_id: str) -> None:
         validate_file(file_id)
+
+    @app.task(name=TaskName.REPORT_FILE.value)
+    def run_report(report_id: str) -> None:
+        report_file(report_id)
 
     @app.task(name=TaskName.IMPORT_BASE.value)
     def import_base(base_id: str, source: str) -> None:
