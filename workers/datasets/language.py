@@ -10,37 +10,7 @@ from lingua import IsoCode639_1, LanguageDetectorBuilder
 
 from workers.datasets.checks import Numbered
 
-KNOWN = [
-    "ar",
-    "bn",
-    "cs",
-    "da",
-    "de",
-    "el",
-    "en",
-    "es",
-    "fa",
-    "fi",
-    "fr",
-    "he",
-    "hi",
-    "hu",
-    "id",
-    "it",
-    "ja",
-    "ko",
-    "nl",
-    "pl",
-    "pt",
-    "ro",
-    "ru",
-    "sv",
-    "th",
-    "tr",
-    "uk",
-    "vi",
-    "zh",
-]
+KNOWN = "ar bn cs da de el en es fa fi fr he hi hu id it ja ko nl pl pt ro ru sv th tr uk vi zh"
 SAMPLE = 5_000
 # Enough to tell; an ASCII text of less than MIN_LETTERS is a guess.
 MAX_LETTERS, MIN_LETTERS = 200, 24
@@ -54,7 +24,9 @@ class Language:
 
     def __init__(self, rows: int, every_row: bool) -> None:
         self._stride = 1 if every_row else max(1, rows // SAMPLE)
-        builder = LanguageDetectorBuilder.from_iso_codes_639_1(*(getattr(IsoCode639_1, each.upper()) for each in KNOWN))
+        builder = LanguageDetectorBuilder.from_iso_codes_639_1(
+            *(getattr(IsoCode639_1, each.upper()) for each in KNOWN.split())
+        )
         self._detector = builder.with_low_accuracy_mode().with_minimum_relative_distance(MARGIN).build()
         self._counts: Counter[str] = Counter()
         self._seen = 0
