@@ -76,13 +76,18 @@ def check_dataset(form: Posted, name: str, required: bool) -> None:
         if required:
             raise MissingParameter("Choose a JSONL file with your examples.", param=name)
         return
+    if table_format(upload.filename or ""):
+        raise InvalidTrainingFile("Tables are turned into rows first: upload it on the page of your files.", param=name)
+    check_upload(upload, name)
+
+
+def check_upload(upload: UploadFile, name: str) -> None:
+    """Raises InvalidFilename, RequestTooLarge, InvalidTrainingFile, beside the field of this name."""
     limit = get_settings().api.max_upload_bytes
     try:
         check_filename(upload.filename or "")
         if (upload.size or 0) > limit:
             raise RequestTooLarge(f"A file may have at most {limit} bytes.")
-        if table_format(upload.filename or ""):
-            raise InvalidTrainingFile("Tables are turned into rows first: upload it on the page of your files.")
         check_training_structure(upload.filename or "", upload.file)
     except AppError as error:
         error.param = name

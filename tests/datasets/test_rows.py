@@ -70,7 +70,7 @@ def test_a_weight_of_zero_keeps_a_turn_out_of_what_is_learned(owner: Owner) -> N
         (b'{"messages": [{"role": "assistant", "content": "x", "weight": 0.5}]}', "invalid_weight"),
         (json.dumps(PREFERENCE | {"input": []}).encode(), "missing_messages"),
         (json.dumps(PREFERENCE | {"preferred_output": []}).encode(), "missing_messages"),
-        (json.dumps(PREFERENCE | {"preferred_output": ASKED["messages"]}).encode(), "no_assistant_message"),
+        (json.dumps(PREFERENCE | {"preferred_output": ASKED["messages"]}).encode(), "unknown_role"),
         (json.dumps(PREFERENCE | {"unwanted": True}).encode(), "invalid_unwanted"),
     ],
 )

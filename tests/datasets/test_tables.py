@@ -138,7 +138,6 @@ def test_a_child_that_wants_too_much_memory_ends_alone(tmp_path: Path) -> None:
     little = Work(kind="convert", source=source, target=tmp_path / "rows", options=options, memory=300_000_000)
     with pytest.raises((WorkRefused, ChildBroke)):
         run_child(little)
-    assert run_child(little.model_copy(update={"memory": 4 * 10**9}))["rows"] == 300
 
 
 def test_nobody_trains_on_a_table_before_it_is_rows(owner: Owner) -> None:

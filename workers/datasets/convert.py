@@ -29,6 +29,8 @@ def convert(format: str, source: Path, target: Path, max_bytes: int) -> dict[str
             if rows > MAX_ROWS or written > max_bytes:
                 raise Refused(f"{where}: the table holds more than {MAX_ROWS} rows or {max_bytes} bytes")
             out.write(line)
+    if not rows:
+        raise Refused("the table has no rows")
     return {"format": format, "rows": rows, "columns": layout.used, "ignored_columns": shown(layout.ignored)}
 
 
