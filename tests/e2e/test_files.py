@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from tests.e2e.conftest import Person, Store
@@ -19,12 +20,21 @@ def gptstore(store: Store, person: Person, *words: str) -> str:
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
+def wait_processed(person: Person, file_id: str) -> None:
+    """Asked for, as the SDK's users do."""
+    pause = threading.Event()
+    for _ in range(300):
+        if person.openai.files.retrieve(file_id).status == "processed":
+            return
+        pause.wait(0.1)
+    raise AssertionError(f"{file_id} was not looked at in 30 s")
+
+
 def test_a_table_is_checked_and_cleaned_from_the_command_line(store: Store, seller: Person, tmp_path: Path) -> None:
     table = tmp_path / "talks.csv"
     table.write_bytes(ROWS)
     file_id = gptstore(store, seller, "upload", str(table)).strip()
-    while seller.openai.files.retrieve(file_id).status in ("uploaded", "processing"):
-        pass
+    wait_processed(seller, file_id)
     report = gptstore(store, seller, "check", file_id)
     assert "3 rows" in report
     assert "personal_data: 1 rows, lines 1" in report
