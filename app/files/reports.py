@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import delete, func, or_, select
+from sqlalchemy import ColumnElement, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
@@ -98,6 +98,21 @@ def claim(tx: Session, report_id: str) -> FileReport | None:
     return report
 
 
+def next_due(tx: Session) -> str | None:
+    """The id of the report that waits longest."""
+    query = select(FileReport.id).where(FileReport.status.in_(OPEN), unclaimed()).order_by(FileReport.id)
+    return tx.scalar(query.limit(1))
+
+
+def unclaimed() -> ColumnElement[bool]:
+    return or_(FileReport.lease_until.is_(None), FileReport.lease_until < utc_now())
+
+
+def release(report: FileReport) -> None:
+    """Back into the queue, as if this attempt had not been."""
+    report.status, report.lease_until, report.attempts = "queued", None, report.attempts - 1
+
+
 def held(tx: Session, report_id: str, attempt: int) -> FileReport:
     """The report of this attempt. Raises LostReport."""
     report = tx.get(FileReport, report_id, with_for_update=True)
@@ -121,8 +136,7 @@ def fail(report: FileReport, error: str) -> None:
 
 def resend_reports(tx: Session, older_than: datetime) -> int:
     """Send again what waits since before `older_than`, and what a dead worker left."""
-    due = or_(FileReport.lease_until.is_(None), FileReport.lease_until < utc_now())
-    query = select(FileReport.id).where(FileReport.status.in_(OPEN), FileReport.created_at < older_than, due)
+    query = select(FileReport.id).where(FileReport.status.in_(OPEN), FileReport.created_at < older_than, unclaimed())
     ids = list(tx.scalars(query.limit(500)))
     for report_id in ids:
         enqueue(tx, TaskName.REPORT_FILE, {"report_id": report_id}, DATASETS_QUEUE)

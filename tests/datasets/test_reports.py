@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 
 import pytest
@@ -11,7 +12,7 @@ from app.database import transaction, utc_now
 from app.files.reports import MAX_ATTEMPTS, resend_reports
 from app.files.tables import FileReport
 from tests.datasets.conftest import Json, Owner, chat, jsonl
-from workers.datasets.task import report_file
+from workers.datasets.task import ReportRunner, report_file
 
 STORY = (
     "The quick brown fox jumps over the lazy dog and then runs back to the old mill near the river, "
@@ -183,6 +184,22 @@ def test_a_report_whose_worker_died_is_done_by_another_and_given_up_in_the_end(o
         "failed",
         "The file could not be read within this store's limits.",
     )
+
+
+def test_a_worker_does_all_that_waits_one_by_one_and_gives_back_what_it_must_leave(owner: Owner) -> None:
+    path = f"/v1/files/{owner.upload(jsonl({'text': 'a'}))['id']}/reports"
+    asked = [owner.post(path, checks=[])["id"] for _ in range(2)]
+    ReportRunner().wake()
+    assert {owner.get(f"{path}/{each}")["status"] for each in asked} == {"succeeded"}
+    left = owner.post(path)["id"]
+    shutdown = threading.Event()
+    shutdown.set()
+    report_file(left, shutdown)
+    assert owner.get(f"{path}/{left}")["status"] == "queued"
+    with transaction() as tx:
+        assert tx.get_one(FileReport, left).attempts == 0
+    report_file(left)
+    assert owner.get(f"{path}/{left}")["status"] == "succeeded"
 
 
 def test_a_file_deleted_meanwhile_ends_its_report(owner: Owner) -> None:

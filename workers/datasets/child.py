@@ -9,6 +9,8 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ MODULE = "workers.datasets.main"
 REFUSED = 3
 GIGABYTE = 1024**3
 SECONDS = 1_800
-RENEWAL = 5.0
+RENEWAL = 1.0
 
 
 class Work(BaseModel):
@@ -43,7 +45,7 @@ class WorkRefused(Exception):
 
 
 def run_child(work: Work, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """What the child found. `meanwhile` is called every few seconds. Raises WorkRefused."""
+    """What the child found. `meanwhile` is called every second. Raises WorkRefused, ChildBroke."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
     # One thread each: their pools would reserve more address space than the limit leaves.
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
@@ -92,10 +94,18 @@ class ChildBroke(Exception):
 
 
 def limit(work: Work) -> None:
-    """From here on this process has so much address space and processor time. Called by the child."""
+    """From here on this process has so much address space and processor time, and a parent. Called by the child."""
+    threading.Thread(target=end_with, args=(os.getppid(),), daemon=True).start()
     resource.setrlimit(resource.RLIMIT_AS, (work.memory, work.memory))
     resource.setrlimit(resource.RLIMIT_CPU, (work.seconds, work.seconds + 5))
     os.nice(5)
+
+
+def end_with(parent: int) -> None:
+    """A killed worker cannot stop its child."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
 
 
 def read_work(line: str) -> Work:

@@ -140,4 +140,5 @@ def parquet_rows(file: Any, layout: Layout) -> Iterator[tuple[str, Mapping[str, 
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
+    line = (str(error).splitlines() or [""])[0][:200]
+    return "".join(letter for letter in line if letter.isprintable())
