@@ -1,7 +1,5 @@
 """A full report finds what it says it finds, keeps none of it, and a cleaning drops exactly that."""
 
-import subprocess
-import sys
 import threading
 from datetime import timedelta
 
@@ -188,6 +186,8 @@ def test_a_report_whose_worker_died_is_done_by_another_and_given_up_in_the_end(o
 
 def test_a_worker_does_all_that_waits_one_by_one_and_gives_back_what_it_must_leave(owner: Owner) -> None:
     path = f"/v1/files/{owner.upload(jsonl({'text': 'a'}))['id']}/reports"
+    with transaction() as tx:
+        tx.execute(update(FileReport).values(status="failed"))  # what other tests left
     asked = [owner.post(path, checks=[])["id"] for _ in range(2)]
     ReportRunner().wake()
     assert {owner.get(f"{path}/{each}")["status"] for each in asked} == {"succeeded"}
@@ -209,12 +209,3 @@ def test_a_file_deleted_meanwhile_ends_its_report(owner: Owner) -> None:
     report_file(asked["id"])
     with transaction() as tx:
         assert tx.get_one(FileReport, asked["id"]).error == "The file was deleted."
-
-
-def test_neither_api_nor_worker_loads_the_libraries_that_judge_text() -> None:
-    code = (
-        "import sys, app.main, workers.fine_tuning.main; app.main.create_app(); "
-        "heavy = {'better_profanity', 'datasketch', 'detect_secrets', 'lingua', 'phonenumbers', 'pyarrow', 'stdnum'}; "
-        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -47,14 +47,14 @@ class WorkRefused(Exception):
 def run_child(work: Work, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
     """What the child found. `meanwhile` is called every second. Raises WorkRefused, ChildBroke."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
-    # One thread each: their pools would reserve more address space than the limit leaves.
-    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system"}
+    # One thread each: pools reserve address space by the number of processors, and that is what the limit counts.
+    threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
     process = subprocess.Popen(
         [sys.executable, "-m", MODULE],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=environment | threads | {"HF_HUB_OFFLINE": "1"},
+        env=environment | threads | {"ARROW_DEFAULT_MEMORY_POOL": "system", "HF_HUB_OFFLINE": "1"},
         start_new_session=True,
         text=True,
     )

@@ -108,7 +108,7 @@ def read_parquet(stream: IO[bytes]) -> Table:
         layout = checked_layout(schema.names)
         texts = [name for name in layout.used if is_text(schema.field(name).type)]
         stream.seek(0)
-        file = parquet.ParquetFile(stream, read_dictionary=texts)
+        file = parquet.ParquetFile(stream, read_dictionary=texts, pre_buffer=False)
     except (pyarrow.ArrowException, OSError) as error:
         raise Refused(f"not a readable Parquet file: {first_line(error)}") from error
     if file.metadata.num_rows > MAX_ROWS:
@@ -127,7 +127,7 @@ def parquet_rows(file: Any, layout: Layout) -> Iterator[tuple[str, Mapping[str, 
 
     number = 0
     try:
-        for batch in file.iter_batches(BATCH, columns=layout.used):
+        for batch in file.iter_batches(BATCH, columns=layout.used, use_threads=False):
             columns = [batch.column(name) for name in layout.used]
             for at in range(batch.num_rows):
                 number += 1
