@@ -45,7 +45,7 @@ class WorkRefused(Exception):
 
 
 def run_child(work: Work, meanwhile: Callable[[], None] = lambda: None) -> dict[str, Any]:
-    """What the child found. `meanwhile` is called every second. Raises WorkRefused, ChildBroke."""
+    """What the child found. `meanwhile` is called at once and every second. Raises WorkRefused, ChildBroke."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GPTSTORE_")}
     # One thread each: pools reserve address space by the number of processors, and that is what the limit counts.
     threads = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
@@ -60,6 +60,7 @@ def run_child(work: Work, meanwhile: Callable[[], None] = lambda: None) -> dict[
     )
     words: str | None = work.model_dump_json()
     try:
+        meanwhile()
         while True:
             try:
                 out, errors = process.communicate(words, timeout=RENEWAL)
