@@ -9,7 +9,6 @@ tokenizer loaded. Nothing else may run meanwhile.
 import argparse
 import json
 import random
-import resource
 import subprocess
 import sys
 import tempfile
@@ -100,8 +99,13 @@ def run_part(folder: Path, base: Path, name: str) -> None:
     started = time.perf_counter()
     found = work()
     seconds = time.perf_counter() - started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(json.dumps({"part": name, "seconds": seconds, "peak": peak, "of_which": found.get("seconds", {})}))
+    print(json.dumps({"part": name, "seconds": seconds, "peak": peak_bytes(), "of_which": found.get("seconds", {})}))
+
+
+def peak_bytes() -> int:
+    """Of this process alone; `ru_maxrss` would begin with what its parent had when it started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
 
 
 def measured(folder: Path, base: Path, name: str) -> dict[str, Any]:
