@@ -5,7 +5,7 @@ from alembic import op
 from sqlalchemy.dialects import postgresql
 
 revision = "d41f60c7a2be"
-down_revision = "5d1f0a7c2e94"
+down_revision = "5d1b7e20c94a"
 
 INDEXES = ("account_id", "file_id", "status")
 
