@@ -40,7 +40,7 @@ ROUTERS = [
     inference.router,
 ]
 
-UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs"})
+UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs", "/files"})
 
 
 @asynccontextmanager

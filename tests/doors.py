@@ -52,6 +52,10 @@ DOORS: dict[tuple[str, str], Door] = {
     ("DELETE", "/v1/files/{file_id}"): Door("files", ids=("file_id",)),
     ("GET", "/v1/files/{file_id}/content"): Door("files", ids=("file_id",)),
     ("GET", "/v1/files/{file_id}/report"): Door("files", ids=("file_id",)),
+    ("POST", "/v1/files/{file_id}/reports"): Door("files", ids=("file_id", "against"), body={}),
+    ("GET", "/v1/files/{file_id}/reports"): Door("files", ids=("file_id",)),
+    ("GET", "/v1/files/{file_id}/reports/{report_id}"): Door("files", ids=("file_id", "report_id")),
+    ("POST", "/v1/files/{file_id}/clean"): Door("files", ids=("file_id", "against"), body={}),
     ("POST", "/v1/fine_tuning/jobs"): Door("fine_tuning", ids=("model", "training_file", "validation_file"), body=JOB),
     ("POST", "/v1/fine_tuning/estimate"): Door("fine_tuning", ids=("model", "training_file"), body=JOB),
     ("GET", "/v1/fine_tuning/jobs"): Door("fine_tuning", cursors=("after:ftjob",)),
@@ -157,7 +161,8 @@ def make_world(client: Any, base_id: str) -> World:
         "listing": f"{owner.handle}/{owned.name}",
         "purchase_id": bought(client, owner, sold_name),
     }
-    theirs["training_file"] = theirs["validation_file"] = theirs["file_id"]
+    theirs["training_file"] = theirs["validation_file"] = theirs["against"] = theirs["file_id"]
+    theirs["report_id"] = reported(client, owner, theirs["file_id"])
     theirs["job_id"] = trained(client, owner, base_id, theirs["file_id"], secret)
     training = upload(client, stranger, "plain")
     own = {
@@ -170,6 +175,7 @@ def make_world(client: Any, base_id: str) -> World:
         "listing": sold_name,
         "key_id": new_id("key"),
         "job_id": new_id("ftjob"),
+        "report_id": new_id("report"),
         "purchase_id": new_id("pur"),
     }
     random = {
@@ -177,6 +183,8 @@ def make_world(client: Any, base_id: str) -> World:
         "file_id": new_id("file"),
         "training_file": new_id("file"),
         "validation_file": new_id("file"),
+        "against": new_id("file"),
+        "report_id": new_id("report"),
         "job_id": new_id("ftjob"),
         "purchase_id": new_id("pur"),
         "model": theirs["model"][:-8] + secrets.token_hex(4),
@@ -192,6 +200,10 @@ def upload(client: Any, owner: Signed, word: str) -> str:
     files = {"file": (f"{word}.jsonl", json.dumps(row).encode())}
     answer = client.post("/v1/files", headers=owner.headers, data={"purpose": "fine-tune"}, files=files)
     return str(answer.json()["id"])
+
+
+def reported(client: Any, owner: Signed, file_id: str) -> str:
+    return str(client.post(f"/v1/files/{file_id}/reports", headers=owner.headers, json={}).json()["id"])
 
 
 def bought(client: Any, buyer: Signed, listing: str) -> str:

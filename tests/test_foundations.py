@@ -22,9 +22,11 @@ def test_a_refusal_carries_its_status_and_code() -> None:
     assert ListingUnavailable.status == 409
 
 
-def test_the_app_leaves_torch_and_transformers_out() -> None:
+def test_neither_the_api_nor_the_training_worker_loads_what_only_their_children_need() -> None:
     code = (
-        "import sys, app.main; app.main.create_app(); "
-        "assert not {'torch', 'transformers'} & set(sys.modules), 'torch was imported'"
+        "import sys, app.main, workers.fine_tuning.main; app.main.create_app(); "
+        "heavy = {'torch', 'transformers', 'better_profanity', 'datasketch', 'detect_secrets', 'lingua', "
+        "'phonenumbers', 'pyarrow', 'stdnum'}; "
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -18,7 +18,7 @@ UNBUDGETED = frozenset({"fine_tuning", "keys", "purchases"})
 # First path segments of the pages: a seller may not take the address of the store's own rooms.
 RESERVED_HANDLES = frozenset(
     """
-    about account accounts admin api assets docs earnings healthz help jobs keys legal listings login
+    about account accounts admin api assets docs earnings files healthz help jobs keys legal listings login
     logout metrics models new openapi operator readyz reset-password search settings sign-in sign-out
     sign-up static store support usage v1 wallet
     """.split()  # noqa: SIM905 (a hundred quotes say less)

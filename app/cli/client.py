@@ -12,13 +12,13 @@ from openai.types.chat import ChatCompletionMessageParam
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.files import files
 from app.cli.job_progress import watch_job
 from app.cli.jobs import register_jobs
 from app.cli.output import AsJson, show
 from app.cli.store_client import DEFAULT_URL, Json, Refused, StoreClient, save_login
 from app.cli.talking import talking
 
-files = typer.Typer(help="Uploaded files.", no_args_is_help=True)
 console = Console()
 
 
@@ -43,38 +43,6 @@ def login(
         raise typer.Exit(1) from error
     path = save_login(url, key)
     show(me, as_json, f"logged in as {me['account']['handle']} ({path})")
-
-
-@files.command("upload")
-def upload_file(path: Path, purpose: str = "fine-tune", as_json: AsJson = False) -> None:
-    """Send a file; prints its id."""
-    with talking() as client, path.open("rb") as source:
-        file = client.openai.files.create(file=source, purpose=purpose)  # type: ignore[arg-type]
-        show(file.model_dump(), as_json, file.id)
-
-
-@files.command("list")
-def list_files(as_json: AsJson = False) -> None:
-    """The newest hundred."""
-    with talking() as client:
-        answer = client.get("/v1/files", limit=100)
-        show(answer, as_json, "\n".join(f"{f['id']}  {f['bytes']:>10}  {f['filename']}" for f in answer["data"]))
-
-
-@files.command("report")
-def file_report(file_id: str, as_json: AsJson = False) -> None:
-    """What validation found, by line."""
-    with talking() as client:
-        answer = client.get(f"/v1/files/{file_id}/report")
-        show(answer, as_json, "\n".join(report_lines(answer)))
-
-
-def report_lines(answer: Json) -> list[str]:
-    report = answer["report"]
-    if report is None:
-        return [f"{answer['file_id']}: {answer['status']}"]
-    head = f"{answer['file_id']}: {answer['status']}, {report['rows']} rows, {report['tokens']} tokens"
-    return [head, *(f"line {each['line']}: {each['message']}" for each in report["problems"])]
 
 
 def train(

@@ -1,4 +1,4 @@
-"""/v1/files: upload, list, read, delete, content, validation report."""
+"""/v1/files: upload, list, read, delete, content, validation report, full reports and cleanings."""
 
 from collections.abc import Iterator
 from typing import IO, Annotated, Literal
@@ -13,8 +13,11 @@ from app.database import transaction
 from app.dependencies import Transaction, requires, uploader
 from app.files.delete import delete_file, remove_bytes
 from app.files.find import find_file, find_report, list_files
-from app.files.rules import FINE_TUNE, check_training_structure
+from app.files.report_schemas import CleanCreate, FileReportOut, ReportCreate
+from app.files.reports import CLEAN, MOST_KEPT, REPORT, ask, find_file_report, list_reports
+from app.files.rules import FINE_TUNE
 from app.files.schemas import FileDeleted, FileOut, ReportOut
+from app.files.structure import check_training_structure
 from app.files.upload import CHUNK, check_disk, save_file, uploads
 from app.files.upload_form import FILES, OPENAPI_BODY, TEXTS, UploadForm, check_form
 from app.forms import read_form
@@ -36,7 +39,7 @@ async def create_file(request: Request, caller: Annotated[Caller, Depends(upload
 
 def take_in(caller: Caller, form: UploadForm) -> FileOut:
     if form.purpose == FINE_TUNE:
-        check_training_structure(form.stream)
+        check_training_structure(form.filename, form.stream)
     with transaction() as tx:
         return FileOut.of(save_file(tx, caller.account_id, form.stream, form.filename, form.purpose, form.lifetime))
 
@@ -91,3 +94,25 @@ def pieces(stream: IO[bytes]) -> Iterator[bytes]:
 def read_report(file_id: str, tx: Transaction, caller: Owner) -> ReportOut:
     file = find_file(tx, caller.account_id, file_id)
     return ReportOut.of(file, find_report(tx, file.id))
+
+
+@router.post("/{file_id}/reports", status_code=201)
+def create_report(file_id: str, body: ReportCreate, tx: Transaction, caller: Owner) -> FileReportOut:
+    return FileReportOut.of(ask(tx, caller.account_id, file_id, REPORT, body.options(), body.against))
+
+
+@router.post("/{file_id}/clean", status_code=201)
+def clean_file(file_id: str, body: CleanCreate, tx: Transaction, caller: Owner) -> FileReportOut:
+    return FileReportOut.of(ask(tx, caller.account_id, file_id, CLEAN, body.options(), body.against))
+
+
+@router.get("/{file_id}/reports")
+def read_reports(file_id: str, tx: Transaction, caller: Owner) -> Page[FileReportOut]:
+    """The newest twenty."""
+    reports = list_reports(tx, find_file(tx, caller.account_id, file_id).id)
+    return page_of([FileReportOut.of(each) for each in reports], [each.id for each in reports], MOST_KEPT)
+
+
+@router.get("/{file_id}/reports/{report_id}")
+def read_full_report(file_id: str, report_id: str, tx: Transaction, caller: Owner) -> FileReportOut:
+    return FileReportOut.of(find_file_report(tx, caller.account_id, file_id, report_id))

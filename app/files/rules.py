@@ -1,9 +1,9 @@
-"""What a file may be called and be for, and what a training file must look like. Pure."""
+"""What a file may be called and be for, and how a training file is read line by line. Pure."""
 
 import json
 import re
-from collections.abc import Iterator, Mapping
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import IO, Any, NoReturn
 
 from app.errors import InvalidFilename, InvalidTrainingFile, InvalidValue
 
@@ -12,6 +12,7 @@ FINE_TUNE = "fine-tune"
 RESULTS = "fine-tune-results"
 MAX_NAME = 255
 MAX_LINE_BYTES = 1024 * 1024
+MAX_ROWS = 1_000_000
 MIN_LIFETIME, MAX_LIFETIME = 3_600, 2_592_000
 BOM = b"\xef\xbb\xbf"
 # Browsers and HTTP libraries spell control characters of a file name as %00 to %1F.
@@ -53,6 +54,8 @@ def read_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
             raise bad_line(1, "the file begins with a byte order mark; save it as plain UTF-8")
         if len(line) > MAX_LINE_BYTES:
             raise bad_line(number, f"the line is longer than {MAX_LINE_BYTES} bytes")
+        if number > MAX_ROWS:
+            raise bad_line(number, f"the file has more than {MAX_ROWS} lines")
         if line.strip():
             yield number, line
 
@@ -60,7 +63,7 @@ def read_lines(stream: IO[bytes]) -> Iterator[tuple[int, bytes]]:
 def parse_object(line: bytes) -> dict[str, Any]:
     """One line as a JSON object. Raises ValueError with a sentence that says what is wrong."""
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.decode("utf-8"), parse_constant=refuse_constant, object_pairs_hook=unique)
     except UnicodeDecodeError as error:
         raise ValueError("the line is not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -70,39 +73,16 @@ def parse_object(line: bytes) -> dict[str, Any]:
     return value
 
 
-def check_training_structure(stream: IO[bytes]) -> int:
-    """Rows of a training file: UTF-8, a JSON object a line, all of one kind. Raises InvalidTrainingFile."""
-    rows, first = 0, None
-    for number, line in read_lines(stream):
-        try:
-            kind = row_kind(parse_object(line))
-        except ValueError as error:
-            raise bad_line(number, str(error)) from error
-        first = first or kind
-        if kind != first:
-            raise bad_line(number, f"a row of kind '{kind}' in a file that began with kind '{first}'")
-        rows += 1
-    if not rows:
-        raise InvalidTrainingFile("The file has no rows.", param="file")
-    return rows
+def refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
 
 
-def row_kind(row: Mapping[str, Any]) -> str:
-    """`chat`, `preference` or `text`. Raises ValueError with a sentence that says what is missing."""
-    if "input" in row or "preferred_output" in row:
-        asked = row.get("input")
-        lists = [asked.get("messages") if isinstance(asked, dict) else None]
-        lists += [row.get("preferred_output"), row.get("non_preferred_output")]
-        if not all(isinstance(each, list) and each for each in lists):
-            raise ValueError("a preference needs input.messages, preferred_output and non_preferred_output")
-        return "preference"
-    if "text" in row and "messages" not in row:
-        if not isinstance(row["text"], str) or not row["text"].strip():
-            raise ValueError("'text' holds no text")
-        return "text"
-    if not isinstance(row.get("messages"), list) or not row["messages"]:
-        raise ValueError("the object has no list of 'messages'")
-    return "chat"
+def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON leaves open which of two equal names counts, so neither does."""
+    made = dict(pairs)
+    if len(made) != len(pairs):
+        raise ValueError("a name occurs twice")
+    return made
 
 
 def bad_line(number: int, what: str) -> InvalidTrainingFile:

@@ -32,3 +32,27 @@ class DatasetReport(Base):
     file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), primary_key=True)
     report: Mapped[dict[str, Any]]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
+
+
+class FileReport(Base):
+    """A full report of a file, or a cleaning of it. `status`: queued → running → succeeded | failed.
+
+    `options`: what was asked; `result`: what was found or dropped, null until then. `lease_until`: when a worker
+    that has not been heard of since is taken for dead.
+    """
+
+    __tablename__ = "file_reports"
+    id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("report"))
+    account_id: Mapped[str] = mapped_column(ForeignKey("accounts.id"), index=True)
+    file_id: Mapped[str] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"), index=True)
+    against_id: Mapped[str | None] = mapped_column(ForeignKey("files.id", ondelete="CASCADE"))
+    type: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    status: Mapped[str] = mapped_column(default="queued", index=True)
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[str | None]
+    output_file_id: Mapped[str | None] = mapped_column(ForeignKey("files.id", ondelete="SET NULL"))
+    attempts: Mapped[int] = mapped_column(default=0)
+    lease_until: Mapped[datetime | None]
+    created_at: Mapped[datetime] = mapped_column(default=utc_now)
+    finished_at: Mapped[datetime | None]

@@ -11,14 +11,14 @@ from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account
 from app.database import utc_now
-from app.errors import InsufficientStorage, RequestTooLarge
+from app.errors import InsufficientStorage, NotFound, RequestTooLarge
 from app.files.find import used_bytes
 from app.files.rules import FINE_TUNE
 from app.files.tables import File
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, TaskName, enqueue
 from models_registry.errors import StorageFull
-from models_registry.store import ArtifactStore, open_store
+from models_registry.store import ArtifactStore, Blob, open_store
 
 CHUNK = 1024 * 1024
 
@@ -47,10 +47,7 @@ def save_file(
     check_quota(tx, account_id, size)
     check_disk(size)
     lock_blob(tx, digest)
-    try:
-        blob = uploads().put(chunks(stream))
-    except StorageFull as error:
-        raise InsufficientStorage("The store's disk is full; try again later.", retry_after=60) from error
+    blob = put(stream)
     file = File(
         account_id=account_id,
         filename=filename,
@@ -65,6 +62,29 @@ def save_file(
     if purpose == FINE_TUNE:
         enqueue(tx, TaskName.VALIDATE_FILE, {"file_id": file.id}, DATASETS_QUEUE)
     return file
+
+
+def replace_bytes(tx: Session, file: File, stream: IO[bytes], filename: str) -> File:
+    """Give a file other content, unless it was deleted or changed since `file` was read; the old bytes stay.
+
+    Raises RequestTooLarge past the account's quota, InsufficientStorage, NotFound.
+    """
+    digest, size = measure(stream)
+    check_quota(tx, file.account_id, size - file.bytes)
+    lock_blob(tx, digest)
+    row = tx.get(File, file.id, with_for_update=True)
+    if row is None or row.deleted_at is not None or row.digest != file.digest:
+        raise NotFound(f"No such file: {file.id}")
+    blob = put(stream)
+    row.digest, row.bytes, row.filename = blob.digest, blob.bytes, filename
+    return row
+
+
+def put(stream: IO[bytes]) -> Blob:
+    try:
+        return uploads().put(chunks(stream))
+    except StorageFull as error:
+        raise InsufficientStorage("The store's disk is full; try again later.", retry_after=60) from error
 
 
 def measure(stream: IO[bytes]) -> tuple[str, int]:

@@ -12,6 +12,7 @@ from app.billing.holds import hold
 from app.errors import InsufficientFunds, InsufficientQuota, InvalidHyperparameter, InvalidTrainingFile, RateLimited
 from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
+from app.files.structure import table_format
 from app.files.tables import File
 from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
@@ -126,6 +127,9 @@ def training_file(tx: Session, account_id: str, file_id: str, param: str) -> Fil
         raise InvalidTrainingFile(f"The purpose of {file_id} is not '{FINE_TUNE}'.", param=param)
     if file.status == "error":
         raise InvalidTrainingFile(f"{file_id}: {file.status_details}", param=param)
+    if table_format(file.filename) is not None:
+        # Its bytes say nothing about its tokens, so no price could be held.
+        raise InvalidTrainingFile(f"{file_id} is a table that is still being turned into rows; wait.", param=param)
     return file
 
 

@@ -2,7 +2,7 @@
 
 from fastapi import FastAPI
 
-from app.web import jobs, keys, listing, publish, reference, sign_in, storefront, studio, training, wallet
+from app.web import files, jobs, keys, listing, publish, reference, sign_in, storefront, studio, training, wallet
 from app.web.errors import error_page
 from app.web.static_files import FOLDER, HashedFiles
 
@@ -14,6 +14,7 @@ ROUTERS = [
     publish.router,
     training.router,
     jobs.router,
+    files.router,
     wallet.router,
     keys.router,
     reference.router,

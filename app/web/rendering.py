@@ -29,6 +29,7 @@ NOTICES = {
     "reviewed": "Thank you, your review is published.",
     "published": "Your listing is being checked; it goes on sale by itself when it passes.",
     "revoked": "The key is revoked.",
+    "deleted": "The file is deleted.",
     "cancelled": "The job will stop within a step.",
     "signed-out": "You are signed out.",
     "password": "Your password is changed. Sign in with it.",

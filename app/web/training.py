@@ -7,8 +7,9 @@ from starlette.datastructures import UploadFile
 from starlette.responses import Response
 
 from app.database import transaction
-from app.errors import AppError, MissingParameter, RequestTooLarge
-from app.files.rules import FINE_TUNE, check_filename, check_training_structure
+from app.errors import AppError, InvalidTrainingFile, MissingParameter, RequestTooLarge
+from app.files.rules import FINE_TUNE, check_filename
+from app.files.structure import check_training_structure, table_format
 from app.files.upload import save_file
 from app.fine_tuning.schemas import JobCreate
 from app.fine_tuning.start import start
@@ -75,12 +76,19 @@ def check_dataset(form: Posted, name: str, required: bool) -> None:
         if required:
             raise MissingParameter("Choose a JSONL file with your examples.", param=name)
         return
+    if table_format(upload.filename or ""):
+        raise InvalidTrainingFile("Tables are turned into rows first: upload it on the page of your files.", param=name)
+    check_upload(upload, name)
+
+
+def check_upload(upload: UploadFile, name: str) -> None:
+    """Raises InvalidFilename, RequestTooLarge, InvalidTrainingFile, beside the field of this name."""
     limit = get_settings().api.max_upload_bytes
     try:
         check_filename(upload.filename or "")
         if (upload.size or 0) > limit:
             raise RequestTooLarge(f"A file may have at most {limit} bytes.")
-        check_training_structure(upload.file)
+        check_training_structure(upload.filename or "", upload.file)
     except AppError as error:
         error.param = name
         raise

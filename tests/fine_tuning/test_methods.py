@@ -1,6 +1,7 @@
 """Every method learns what its rows ask for, and a stopped run goes on to the very bytes of an undisturbed one."""
 
 import hashlib
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from app.files.rows import parse_row
 from models_registry.prompt import Message, Renderer
 from tests.fine_tuning.recipe import chat, preference, run
 from tests.tiny_base import tiny_base
@@ -74,7 +76,7 @@ def test_preferred_answers_gain_on_held_out_pairs(folder: Path, tmp_path: Path) 
 def test_a_fork_shares_its_prompt_and_counts_as_two_rows_would(folder: Path) -> None:
     model = load_base(JobSpec(base=str(folder), training="", work="", seed=0, **spec_numbers()), CPU)
     renderer = Renderer.load(folder)
-    rows = [preference_row(pair, renderer, 512) for pair in PAIRS[:3]]
+    rows = [preference_row(parse_row(json.dumps(pair).encode()), renderer, 512) for pair in PAIRS[:3]]
     forks = [row for row in rows if row is not None]
     prompt = [Message("user", "What is number 0?")]
     sides = [renderer.training([*prompt, Message("assistant", text)]) for text in ("It is good.", "It is rather bad, ")]

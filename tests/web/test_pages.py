@@ -21,7 +21,7 @@ from tests.factories import new_account, new_base, new_listing, new_member
 from tests.web.conftest import Browser, Member
 
 PUBLIC = ["/", "/sign-in", "/sign-up", "/reset-password?token=x"]
-OWN = ["/models", "/jobs", "/jobs/new", "/listings/new", "/wallet", "/keys"]
+OWN = ["/models", "/files", "/jobs", "/jobs/new", "/listings/new", "/wallet", "/keys"]
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 
 

@@ -9,6 +9,7 @@ from celery import signals
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, sender
 from workers.celery_app import make_worker, run_worker
+from workers.datasets.task import ReportRunner
 from workers.fine_tuning.merge import merge_variant
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
@@ -20,7 +21,7 @@ CONCURRENCY = 4
 
 def main() -> None:
     """Serve until SIGTERM; a training under way then checkpoints and its job goes back to the queue."""
-    runner = JobRunner(get_settings().fine_tuning)
+    runner, reports = JobRunner(get_settings().fine_tuning), ReportRunner()
     app = make_worker([FINE_TUNING_QUEUE, DATASETS_QUEUE, MODEL_IMPORT_QUEUE], CONCURRENCY)
 
     @app.task(name=TaskName.FINE_TUNE.value)
@@ -30,6 +31,10 @@ def main() -> None:
     @app.task(name=TaskName.VALIDATE_FILE.value)
     def run_validation(file_id: str) -> None:
         validate_file(file_id)
+
+    @app.task(name=TaskName.REPORT_FILE.value)
+    def run_reports(**_: object) -> None:
+        reports.wake()
 
     @app.task(name=TaskName.IMPORT_BASE.value)
     def import_base(base_id: str, source: str) -> None:
@@ -47,6 +52,7 @@ def main() -> None:
 
     def stop_training(**_: object) -> None:
         runner.stopping.set()
+        reports.stopping.set()
 
     signals.worker_ready.connect(look_once, weak=False)
     signals.worker_shutting_down.connect(stop_training, weak=False)

@@ -11,7 +11,9 @@ from app.variants.bases import ready_bases
 from app.variants.tables import BaseModel
 from models_registry.prompt import Renderer
 from models_registry.store import open_store
-from workers.fine_tuning.dataset import validate
+from workers.datasets.child import WorkRefused
+from workers.datasets.table import convert_table
+from workers.fine_tuning.dataset import Report, validate
 
 log = structlog.get_logger(__name__)
 
@@ -32,9 +34,23 @@ def validate_file(file_id: str) -> None:
 def check_file(file: File, base: BaseModel) -> str | None:
     """Validate for `base` and record the report; returns why the file cannot be trained on, if so."""
     folder = open_store(get_settings().artifacts_url).folder(base.digest or "")
+    try:
+        converted = convert_table(file)
+    except WorkRefused as refused:
+        return refuse(file, str(refused))
     report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048)
     trouble = report.trouble()
     with transaction() as tx:
-        finish_validation(tx, file.id, report.as_json(), trouble)
+        finish_validation(tx, file.id, report.as_json() | converted, trouble)
     log.info("file_validated", file_id=file.id, rows=report.rows, problems=report.problem_count)
+    return trouble
+
+
+def refuse(file: File, trouble: str) -> str:
+    """Record that the table cannot be read."""
+    report = Report()
+    report.add_problem(1, "unreadable", trouble)
+    with transaction() as tx:
+        finish_validation(tx, file.id, report.as_json(), trouble)
+    log.info("table_refused", file_id=file.id)
     return trouble

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from app.catalog.tables import Listing, ListingVersion
 from app.database import utc_now
-from app.files import validation
+from app.files import reports, validation
 from app.fine_tuning import claim
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, enqueue, generation_queue
@@ -37,6 +37,10 @@ def resend_imports(tx: Session) -> int:
 
 def resend_validations(tx: Session) -> int:
     return 0 if crowded(DATASETS_QUEUE) else validation.resend_validations(tx, utc_now() - PATIENCE)
+
+
+def resend_reports(tx: Session) -> int:
+    return 0 if crowded(DATASETS_QUEUE) else reports.resend_reports(tx, utc_now() - PATIENCE)
 
 
 def resend_checks(tx: Session) -> int:

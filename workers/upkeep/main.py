@@ -17,7 +17,13 @@ from app.database import engine, transaction
 from app.files.delete import expire_files
 from app.logs import configure_logs
 from workers.upkeep.housekeeping import forget_old_idempotency_keys, remove_bytes_left_behind
-from workers.upkeep.lost_tasks import resend_checks, resend_imports, resend_validations, wake_fine_tuning
+from workers.upkeep.lost_tasks import (
+    resend_checks,
+    resend_imports,
+    resend_reports,
+    resend_validations,
+    wake_fine_tuning,
+)
 
 log = structlog.get_logger(__name__)
 
@@ -28,6 +34,7 @@ CHORES: list[tuple[Callable[[Session], int], int]] = [
     (wake_fine_tuning, 1),
     (resend_imports, 4),
     (resend_validations, 4),
+    (resend_reports, 4),
     (resend_checks, 4),
     (expire_files, 12),
     (remove_bytes_left_behind, 12),

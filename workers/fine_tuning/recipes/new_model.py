@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from app.fine_tuning.methods import Pretraining
 from workers.fine_tuning.recipes import packing
-from workers.fine_tuning.recipes.rows import read_objects
+from workers.fine_tuning.recipes.rows import read_examples
 from workers.model_import.convert import PLAIN_TEMPLATE
 
 END = "<|endoftext|>"
@@ -43,7 +43,7 @@ def train_tokenizer(file: Path, vocabulary: int, folder: Path) -> Path:
 
 
 def texts(file: Path) -> Iterator[str]:
-    return (given["text"] for given in read_objects(file))
+    return (given.text for given in read_examples(file))
 
 
 def new_model(settings: Pretraining, tokenizer: Path, seed: int, dtype: torch.dtype) -> Any:

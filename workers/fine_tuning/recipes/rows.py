@@ -2,12 +2,13 @@
 
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from app.files.rules import parse_object, read_lines
-from models_registry.prompt import Message, Renderer
+from app.files.rows import Row as Example
+from app.files.rows import parse_row
+from app.files.rules import read_lines
+from models_registry.prompt import Renderer
 
 
 class Row(NamedTuple):
@@ -24,39 +25,33 @@ class Row(NamedTuple):
     reference: tuple[float, float] | None = None
 
 
-def messages_of(given: Sequence[dict[str, Any]]) -> list[Message]:
-    """Messages that validation has passed."""
-    return [Message(each["role"], each["content"], int(each.get("weight", 1))) for each in given]
-
-
-def read_objects(path: Path) -> Iterator[dict[str, Any]]:
+def read_examples(path: Path) -> Iterator[Example]:
+    """The rows of a file that validation has passed."""
     with path.open("rb") as stream:
         for _, line in read_lines(stream):
-            yield parse_object(line)
+            yield parse_row(line)
 
 
 def read_rows(path: Path, renderer: Renderer, context_length: int, *, all_turns: bool = False) -> list[Row]:
-    """A chat file, every row cut to the context; rows without a target are left out."""
+    """A file of conversations or completions, every row cut to the context; rows without a target are left out."""
     rows = []
-    for given in read_objects(path):
-        rendered = renderer.training(messages_of(given["messages"]), all_turns=all_turns)
+    for given in read_examples(path):
+        rendered = renderer.training(given.messages, all_turns=all_turns)
         ids, mask = rendered.ids[:context_length], rendered.mask[:context_length]
         if any(mask[1:]):
-            rows.append(Row(ids, mask, given.get("unwanted") is True))
+            rows.append(Row(ids, mask, given.unwanted))
     return rows
 
 
 def read_preferences(path: Path, renderer: Renderer, context_length: int) -> list[Row]:
     """Rows whose answers both have a token within the context."""
-    rows = [preference_row(given, renderer, context_length) for given in read_objects(path)]
+    rows = [preference_row(given, renderer, context_length) for given in read_examples(path)]
     return [row for row in rows if row is not None]
 
 
-def preference_row(given: dict[str, Any], renderer: Renderer, context_length: int) -> Row | None:
+def preference_row(given: Example, renderer: Renderer, context_length: int) -> Row | None:
     """What both sides have in common is laid down once: up to the first target or the first difference."""
-    prompt = [replace(message, weight=0) for message in messages_of(given["input"]["messages"])]
-    preferred = renderer.training(prompt + messages_of(given["preferred_output"]))
-    other = renderer.training(prompt + messages_of(given["non_preferred_output"]))
+    preferred, other = (renderer.training(each) for each in given.conversations())
     shared = 0
     for left, right, *targets in zip(preferred.ids, other.ids, preferred.mask, other.mask, strict=False):
         if left != right or any(targets):
@@ -73,8 +68,8 @@ def preference_row(given: dict[str, Any], renderer: Renderer, context_length: in
 def read_texts(path: Path, renderer: Renderer, block: int) -> list[Row]:
     """Raw texts end to end, each closed by the end-of-text token, cut into blocks of `block` tokens."""
     stream = array("i")
-    for given in read_objects(path):
-        stream.extend(text_ids(given["text"], renderer))
+    for given in read_examples(path):
+        stream.extend(text_ids(given.text, renderer))
     whole = [True] * block
     rows = [Row(stream[at : at + block], whole) for at in range(0, len(stream), block)]
     if rows and len(rows[-1].ids) < block:
