@@ -62,7 +62,7 @@ def preferences(pairs: Sequence[Pair]) -> Rows:
 
 
 def texts(folder: Path, most_bytes: int) -> tuple[Rows, Rows]:
-    """Every .txt file below the folder as a row, in a fixed shuffle; every 20th is held out."""
+    """.txt files below the folder as rows, in a fixed shuffle, up to `most_bytes`; every 20th is held out."""
     files = sorted(folder.rglob("*.txt"))
     random.Random(SEED).shuffle(files)  # noqa: S311
     rows, held_out, size = Rows(), Rows(), 0
@@ -70,11 +70,10 @@ def texts(folder: Path, most_bytes: int) -> tuple[Rows, Rows]:
         text = file.read_text(encoding="utf-8", errors="replace").strip()
         if not text:
             continue
-        if number % 20 == 0:
-            held_out.append({"text": text})
-        elif size < most_bytes:
-            size += len(text)
-            rows.append({"text": text})
+        if size >= most_bytes:
+            break
+        size += len(text)
+        (rows if number % 20 else held_out).append({"text": text})
     return rows, held_out
 
 
