@@ -16,6 +16,7 @@ from workers.generation.engine.cpu.scalar import (
     finite,
     load,
     number,
+    pack_of,
     store,
     take,
 )
@@ -35,10 +36,13 @@ def _head(own: Any, weight: Any, normed: bool, epsilon: Any, offset: Any, cos: A
         for at in range(own.size):
             store(own, at, load(own[at]) * scale * (load(weight[at]) + offset))
     half = cos.size // 2
+    # Slices, so that the compiler sees two ranges that do not meet.
+    first, second = own[:half], own[half : 2 * half]
+    cos_first, cos_second, sin_first, sin_second = cos[:half], cos[half:], sin[:half], sin[half:]
     for at in range(half):
-        first, second = load(own[at]), load(own[at + half])
-        store(own, at, first * load(cos[at]) - second * load(sin[at]))
-        store(own, at + half, second * load(cos[at + half]) + first * load(sin[at + half]))
+        x, y = load(first[at]), load(second[at])
+        store(first, at, x * load(cos_first[at]) - y * load(sin_first[at]))
+        store(second, at, y * load(cos_second[at]) + x * load(sin_second[at]))
 
 
 @compiled
@@ -52,7 +56,7 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
     epsilon, offset = number(a[13]), np.float32(a[14])
     places = carray(as_i64(a[15]), rows)
     keys, values = pages
-    width, pack = (heads + 2 * kv_heads) * head_dim, 4 // keys.itemsize
+    width, pack = (heads + 2 * kv_heads) * head_dim, pack_of(keys)
     width_stored = (head_dim + LANES - 1) // LANES * LANES
     while True:
         row = take(pointer, 1)
@@ -69,10 +73,14 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
             _head(key, key_norm, a[5] != 0, epsilon, offset, cos, sin)
             page = block * kv_heads + h
             column = keys[page * head_dim * PAGE + offset_in_page * pack :]
-            line = values[page * width_stored * PAGE + offset_in_page // pack * width_stored * pack :]
+            line = values[
+                page * width_stored * PAGE + offset_in_page // pack * width_stored * pack + offset_in_page % pack :
+            ]
+            for word in range(head_dim // pack):
+                for i in range(pack):
+                    column[(word * PAGE) * pack + i] = finite(key[word * pack + i])
             for d in range(head_dim):
-                column[d // pack * PAGE * pack + d % pack] = finite(key[d])
-                line[d * pack + offset_in_page % pack] = finite(value[d])
+                line[d * pack] = finite(value[d])
 
 
 def _rotate_bf16(pointer: Any) -> None:

@@ -89,6 +89,21 @@ def _store(array: Any, index: Any, value: Any) -> Any:
     return plain
 
 
+def pack_of(array: Any) -> Any:
+    """How many of the array's numbers fill a 32-bit word; known to the compiler."""
+    raise NotImplementedError
+
+
+@overload(pack_of, inline="always")
+def _pack_of(array: Any) -> Any:
+    pack = 2 if array.dtype == types.uint16 else 1
+
+    def constant(array: Any) -> Any:
+        return pack
+
+    return constant
+
+
 def finite(value: Any) -> Any:
     """A stored number, or 0 where it is an infinity or a NaN."""
     raise NotImplementedError
