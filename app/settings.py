@@ -61,7 +61,10 @@ class VllmSettings(BaseModel, frozen=True):
 
 
 class GenerationSettings(BaseModel, frozen=True):
-    """The engine and the path to it; times in seconds."""
+    """The engine and the path to it; times in seconds.
+
+    `other_bases`: how many bases besides `base` have a worker at once; one unused for `other_bases_idle` ends.
+    """
 
     engine: Literal["torch", "vllm"] = "torch"
     base: str = "smollm2-135m-instruct"
@@ -79,6 +82,8 @@ class GenerationSettings(BaseModel, frozen=True):
     queue_timeout: float = 120.0
     lease: float = 30.0
     silence: float = 10.0
+    other_bases: int = 2
+    other_bases_idle: float = 600.0
     vllm: VllmSettings = VllmSettings()
 
 

@@ -14,6 +14,7 @@ worker = typer.Typer(help="Run one worker in the foreground.", no_args_is_help=T
 # Workers are started as programs, never imported: app/ must stay free of torch.
 MODULES = {
     "generation": "workers.generation.main",
+    "bases": "workers.bases.main",
     "fine-tuning": "workers.fine_tuning.main",
     "upkeep": "workers.upkeep.main",
 }
@@ -61,6 +62,12 @@ def api() -> None:
 def generation() -> None:
     """Serve one base and its fine-tunes (GPTSTORE_GENERATION__BASE)."""
     become(MODULES["generation"])
+
+
+@worker.command()
+def bases() -> None:
+    """Start a generation worker for each other base that is called (GPTSTORE_GENERATION__OTHER_BASES at once)."""
+    become(MODULES["bases"])
 
 
 @worker.command("fine-tuning")

@@ -66,6 +66,7 @@ def run(supervisor: Supervisor, journal: Journal, port: int, data: Path, demo: b
     parts = [
         process_part("fine-tuning", ["worker", "fine-tuning"], environment, journal),
         process_part("generation", ["worker", "generation"], environment, journal),
+        process_part("bases", ["worker", "bases"], environment, journal),
         process_part("upkeep", ["upkeep"], environment, journal),
         process_part("api", ["api"], environment, journal),
     ]

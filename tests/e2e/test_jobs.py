@@ -96,3 +96,13 @@ def test_killing_the_fine_tuning_worker_midway_only_delays_the_job(store: Store,
     assert len(made) == 1
     wait_settled(seller)
     assert store.verify_ledger() == "the ledger is sound\n"
+
+
+def test_a_model_made_from_nothing_is_loaded_at_its_first_call(seller: Person) -> None:
+    rows = b"".join(b'{"text": "The store opens at %d and closes at %d."}\n' % (hour, hour + 9) for hour in range(40))
+    file = seller.openai.files.create(file=("texts.jsonl", rows), purpose="fine-tune").id
+    sizes = {"architecture": "gpt2", "layers": 1, "width": 64, "heads": 2, "context": 64, "n_epochs": 1}
+    job = start(seller, file, method={"type": "pretraining", "pretraining": {"hyperparameters": sizes}})
+    done = wait_until(seller, job.id, FINAL)
+    assert done.status == "succeeded", done.error
+    assert ask(seller, done.fine_tuned_model).usage.completion_tokens > 0

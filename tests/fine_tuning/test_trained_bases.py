@@ -113,7 +113,7 @@ def test_a_deeper_model_is_trained_whole_and_remembers_what_it_was_made_of(
     shown = client.get(f"/v1/models/{done['fine_tuned_model']}", headers=user.headers).json()
     assert (shown["lineage"]["base"], shown["lineage"]["model_changes"]) == (base.id, changes)
     said = messages(client, user, job)
-    assert any(f"a generation worker for the base {shown['base_model']}" in message for message in said)
+    assert any(f"weights of its own ({shown['base_model']})" in message for message in said)
     assert any(message.startswith("auto chose batch_size=1") for message in said)
     assert answer(user, done["fine_tuned_model"])
 

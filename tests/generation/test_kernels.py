@@ -28,10 +28,10 @@ def close(got: Tensor, expected: Tensor) -> bool:
 
 @pytest.fixture(scope="module", params=["with", "without"])
 def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The modules `multiply`, `low_rank`: as they are, or compiled for a processor that cannot multiply bf16."""
+    """The modules `low_rank`, `multiply`: as they are, or compiled for a processor that cannot multiply bf16."""
     from numba.core import config
 
-    names = ["tile", "multiply", "low_rank"]
+    names = ["tile", "low_rank", "multiply"]
     tile, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
     if request.param == "with":
         yield kernels
@@ -48,41 +48,48 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtype: torch.dtype) -> None:
-    multiply, _ = pairs
+    _, multiply = pairs
     for rows, inner, outer in SIZES:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
         bias, onto = torch.randn(outer).to(dtype), torch.randn(1, rows, outer).to(dtype)
         panels = multiply.pack(weight)
-        got = multiply.multiply(x, panels, outer, bias, onto)
+        got = multiply.multiply(x, panels, outer, bias, onto, None)
         assert close(got, x.float() @ weight.float().t() + bias.float() + onto.float())
-        alone = multiply.multiply(x[:, -1:].contiguous(), panels, outer, bias, onto[:, -1:].contiguous())
+        alone = multiply.multiply(x[:, -1:].contiguous(), panels, outer, bias, onto[:, -1:].contiguous(), None)
         assert torch.equal(alone, got[:, -1:])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_low_rank_updates_equal_torch_and_touch_only_their_rows(pairs: Any, dtype: torch.dtype) -> None:
-    from workers.generation.engine import cpu
-
-    _, low_rank = pairs
-    for rank, inner, outer in [(8, 576, 192), (3, 30, 70), (1, 64, 5)]:
-        torch.manual_seed(rank)
-        x, before = torch.randn(20, inner).to(dtype), torch.randn(20, outer + 9).to(dtype)
-        a, b = torch.randn(rank, inner).to(dtype), torch.randn(rank, outer).to(dtype) / 8
-        down, up = low_rank.pack_down(a), low_rank.pack_up(b)
-        tables = torch.tensor([[low_rank.entry(down, up, 4, outer)]])
-        pieces, out = torch.tensor([[2, 13, 0], [17, 1, 0]]), before.clone()
-        low_rank.LOW_RANK[cpu.KINDS[dtype]](
-            *(x.data_ptr(), out.data_ptr(), inner, outer + 9, pieces.data_ptr(), 2, tables.data_ptr(), 6, 1),
-            down.shape[0],
-        )
-        rows = [*range(2, 15), 17]
-        expected = before.float()
-        expected[rows, 4 : 4 + outer] += (x[rows].float() @ a.float().t()).to(dtype).float() @ b.float()
-        assert close(out[rows], expected[rows])
-        others = [row for row in range(20) if row not in rows]
-        assert torch.equal(out[others], before[others])
-        assert torch.equal(out[:, :4], before[:, :4]) and torch.equal(out[:, 4 + outer :], before[:, 4 + outer :])
+def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any, dtype: torch.dtype) -> None:
+    low_rank, multiply = pairs
+    inner, widths, ranks = 30, [70, 100, 5], [8, 3]
+    torch.manual_seed(1)
+    x, weight = torch.randn(1, 20, inner).to(dtype), torch.randn(sum(widths), inner).to(dtype)
+    owners = torch.tensor([-1, -1, *[0] * 9, *[1] * 8, -1])
+    tables = torch.zeros(2, 3, low_rank.ENTRY, dtype=torch.int64)
+    expected, kept = x[0].float() @ weight.float().t(), []
+    for adapter, rank in enumerate(ranks):
+        rows = owners == adapter
+        for part, width in enumerate(widths):
+            if (adapter, part) == (1, 1):
+                continue  # this adapter leaves this part alone
+            begin = sum(widths[:part])
+            a, b = torch.randn(rank, inner).to(dtype), torch.randn(rank, width).to(dtype) / 8
+            kept.append((low_rank.pack_down(a), low_rank.pack_up(b, begin)))
+            tables[adapter, part] = torch.tensor(low_rank.entry(*kept[-1], begin))
+            low = (x[0, rows].float() @ a.float().t()).to(dtype)
+            expected[rows, begin : begin + width] += low.float() @ b.float()
+    changes = low_rank.Changes(owners, tables.data_ptr(), tables.stride(0), 3, 8)
+    panels = multiply.pack(weight)
+    got = multiply.multiply(x, panels, sum(widths), None, None, changes)
+    assert close(got[0], expected)
+    plain = multiply.multiply(x, panels, sum(widths), None, None, None)
+    assert torch.equal(got[0, owners < 0], plain[0, owners < 0])
+    alone = low_rank.Changes(owners[12:13].contiguous(), tables.data_ptr(), tables.stride(0), 3, 8)
+    assert torch.equal(
+        multiply.multiply(x[:, 12:13].contiguous(), panels, sum(widths), None, None, alone)[0], got[0, 12:13]
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -69,7 +69,7 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Sessi
         weights = WholeWeights(0, facts.parameters, manifest.bytes)
         names = (job.suffix or "", parent.id, job.id)
         variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
-        text = f"It has weights of its own: a generation worker for the base {base.id} serves it."
+        text = f"It has weights of its own ({base.id}): its first call waits until they are loaded."
         add_events(tx, job.id, [Event(text)])
         return variant
 

@@ -1,20 +1,23 @@
 """Many LoRA adapters over one copy of the base: their tensors, and the linear that applies them.
 
-A step's rows of one adapter are contiguous. On a processor all share one kernel call per linear (the segmented form of
-Punica, arXiv 2310.18547), elsewhere each run takes two products. So the cost grows with the tokens, not with how many
-adapters there are.
+A step's rows of one adapter are contiguous. On a processor they are part of the base's products (the segmented form of
+Punica, arXiv 2310.18547), elsewhere each run takes two products of its own. So the cost grows with the tokens, not
+with how many adapters there are.
 """
 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from workers.generation.engine import cpu
 from workers.generation.engine.linear import Product
+
+if TYPE_CHECKING:
+    from workers.generation.engine.cpu.low_rank import Changes
 
 PREFIX = "base_model.model."
 
@@ -57,25 +60,20 @@ class Run:
 class StepAdapters:
     """Which rows of the present step use which adapter, shared with every adapter-aware linear of a model.
 
-    For the kernel: `pieces` `[n, 3]` (first row, rows, place in `tables`); elsewhere `runs`.
+    Where our kernel multiplies: `owners` (place in `tables` of each row's adapter, or -1); elsewhere `runs`.
     """
 
     runs: list[Run] = field(default_factory=list)
-    pieces: Tensor | None = None
+    owners: Tensor | None = None
     tables: Tensor | None = None
     rank: int = 0
 
-    def set(self, runs: list[Run], kernels: bool) -> None:
-        self.runs, self.pieces, self.tables = ([] if kernels else runs), None, None
-        if kernels and runs:
-            from workers.generation.engine.cpu.low_rank import ROWS
-
-            pieces = [
-                (row, min(ROWS, run.end - row), at)
-                for at, run in enumerate(runs)
-                for row in range(run.begin, run.end, ROWS)
-            ]
-            self.pieces = torch.tensor(pieces)
+    def set(self, runs: list[Run], rows: int, panels: bool) -> None:
+        self.runs, self.owners, self.tables = ([] if panels else runs), None, None
+        if panels and runs:
+            self.owners = torch.full((rows,), -1)
+            for at, run in enumerate(runs):
+                self.owners[run.begin : run.end] = at
             self.tables = torch.stack([run.adapter.table for run in runs if run.adapter.table is not None])
             self.rank = max(run.adapter.rank for run in runs)
 
@@ -89,7 +87,7 @@ class AdapterLinear(nn.Module):
 
     def forward(self, hidden: Tensor, onto: Tensor | None = None) -> Tensor:
         """hidden: [1, total_tokens, in] → [1, total_tokens, out], added to `onto` where that is given."""
-        result = self.product(hidden, onto)
+        result = self.product(hidden, onto, self._changes())
         for run in self.step.runs:
             rows = hidden[0, run.begin : run.end]
             for part in self.parts:
@@ -97,40 +95,28 @@ class AdapterLinear(nn.Module):
                 if factors is not None:
                     columns = result[0, run.begin : run.end, part.begin : part.begin + part.width]
                     columns.addmm_(rows @ factors[0].t(), factors[1])
-        if self.step.pieces is not None:
-            self._by_kernel(hidden, result)
         return result
 
-    def _by_kernel(self, hidden: Tensor, result: Tensor) -> None:
-        from workers.generation.engine.cpu.low_rank import LOW_RANK
+    def _changes(self) -> "Changes | None":
+        owners, tables = self.step.owners, self.step.tables
+        if owners is None or tables is None or self.step.rank == 0:
+            return None
+        from workers.generation.engine.cpu.low_rank import Changes
 
-        pieces, tables = self.step.pieces, self.step.tables
-        assert pieces is not None and tables is not None  # noqa: S101 (set at once)
-        hidden = hidden.contiguous()
-        LOW_RANK[cpu.KINDS[hidden.dtype]](
-            hidden.data_ptr(),
-            result.data_ptr(),
-            hidden.shape[2],
-            result.shape[2],
-            pieces.data_ptr(),
-            pieces.shape[0],
-            tables.data_ptr() + self.index * tables.stride(1) * 8,
-            tables.stride(0),
-            len(self.parts),
-            self.step.rank,
-        )
+        address = tables.data_ptr() + self.index * tables.stride(1) * tables.itemsize
+        return Changes(owners, address, tables.stride(0), len(self.parts), self.step.rank)
 
 
 class AdapterFormat:
     """What adapters of one base look like: its linears by name, as the model runner replaced them."""
 
-    def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device, kernels: bool) -> None:
+    def __init__(self, linears: list[AdapterLinear], dtype: torch.dtype, device: torch.device, panels: bool) -> None:
         self._places = {
             part.name: (linear.index, at, part) for linear in linears for at, part in enumerate(linear.parts)
         }
         self._widths = {part.name: linear.product.in_features for linear in linears for part in linear.parts}
         self._shape = (len(linears), max((len(linear.parts) for linear in linears), default=0))
-        self._dtype, self._device, self._kernels = dtype, device, kernels
+        self._dtype, self._device, self._panels = dtype, device, panels
 
     def read(self, folder: Path) -> Adapter:
         """A plain PEFT LoRA folder as tensors. Raises ValueError for what this base cannot carry."""
@@ -155,16 +141,16 @@ class AdapterFormat:
                 up = b.t().float() * _scale(config, a.shape[0])
                 pair = self._own(a), self._own(up)
                 factors[name] = pair
-        return self._packed(factors) if self._kernels else Adapter(factors, None, 0)
+        return self._packed(factors) if self._panels else Adapter(factors, None, 0)
 
     def _packed(self, factors: dict[str, tuple[Tensor, Tensor]]) -> Adapter:
         from workers.generation.engine.cpu.low_rank import ENTRY, entry, pack_down, pack_up
 
         table = torch.zeros(*self._shape, ENTRY, dtype=torch.int64)
-        packed = {name: (pack_down(a), pack_up(b)) for name, (a, b) in factors.items()}
+        packed = {name: (pack_down(a), pack_up(b, self._places[name][2].begin)) for name, (a, b) in factors.items()}
         for name, (a, b) in packed.items():
             linear, at, part = self._places[name]
-            table[linear, at] = torch.tensor(entry(a, b, part.begin, part.width))
+            table[linear, at] = torch.tensor(entry(a, b, part.begin))
         return Adapter(packed, table, max((a.shape[0] for a, _ in packed.values()), default=0))
 
     def _own(self, factor: Tensor) -> Tensor:

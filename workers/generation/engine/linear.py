@@ -1,39 +1,38 @@
-"""The base's products: weights packed once at load, then our kernel, oneDNN or cuBLAS, whichever is fastest there."""
+"""The base's products: weights packed once at load, then our kernel, oneDNN or cuBLAS."""
+
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+if TYPE_CHECKING:
+    from workers.generation.engine.cpu.low_rank import Changes
+
 
 class Product:
-    """x `[1, rows, in]` · weightᵀ + bias → `[1, rows, out]`; holds the weights once, in the form it uses.
+    """x `[1, rows, in]` · weightᵀ + bias → `[1, rows, out]`; holds the weights once, in the form it uses."""
 
-    On a processor our own kernel serves; where that multiplies matrices of bf16 in hardware (AMX), oneDNN is faster.
-    """
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, kernels: bool) -> None:
-        """`kernels`: the compiled ones may be used."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, panels: bool) -> None:
+        """`panels`: our own kernel multiplies."""
         self.out_features, self.in_features = weight.shape
-        self._bias = bias
-        amx = weight.dtype == torch.bfloat16 and torch.cpu.get_capabilities().get("amx_bf16")
-        self._one_dnn = weight.device.type == "cpu" and weight.dtype == torch.bfloat16 and (bool(amx) or not kernels)
-        self._panels = False
-        if self._one_dnn:
+        self._bias, self._panels = bias, panels
+        self._one_dnn = not panels and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
+        if panels:
+            from workers.generation.engine.cpu.multiply import pack
+
+            weight = pack(weight)
+        elif self._one_dnn:
             # oneDNN's own layout: plain weights would be re-ordered on each call.
             weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
-        elif kernels:
-            from workers.generation.engine.cpu.multiply import pack, packs
-
-            self._panels = packs(weight)
-            weight = pack(weight) if self._panels else weight
         self._weight = weight
 
-    def __call__(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """`onto`: `[1, rows, out]`, added to the result."""
+    def __call__(self, x: Tensor, onto: Tensor | None = None, changes: "Changes | None" = None) -> Tensor:
+        """`onto`: `[1, rows, out]`, added to the result. `changes` by adapters: with panels only."""
         if self._panels:
             from workers.generation.engine.cpu.multiply import multiply
 
-            return multiply(x.contiguous(), self._weight, self.out_features, self._bias, onto)
+            return multiply(x.contiguous(), self._weight, self.out_features, self._bias, onto, changes)
         result: Tensor
         if self._one_dnn:
             result = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")

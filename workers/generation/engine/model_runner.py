@@ -54,16 +54,17 @@ class ModelRunner:
         heads = config.num_attention_heads
         kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
-        self.kernels = kernels and cpu.serves(self.device, self.dtype, head_dim)
+        self.kernels = kernels and cpu.serves(self.device, self.dtype, self.model.config)
+        self._panels = self.kernels and cpu.multiplies(self.dtype)
         if self.kernels:
             cpu.prepare(self.dtype)
         self._step = StepAdapters()
-        linears = Surgeon(self.model, self._step, self.kernels).operate()
-        self._format = AdapterFormat(linears, self.dtype, self.device, self.kernels)
+        linears = Surgeon(self.model, self._step, self.kernels, self._panels).operate()
+        self._format = AdapterFormat(linears, self.dtype, self.device, self._panels)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self._pages = [
-            new_pages(blocks, kv_heads, head_dim, self.dtype, self.device, self.kernels)
+            new_pages(blocks, kv_heads, head_dim, self.dtype, self.device, self._panels)
             for _ in range(config.num_hidden_layers)
         ]
 
@@ -85,7 +86,7 @@ class ModelRunner:
             elif chunk.samples:
                 wanted.append(len(ids) - 1)
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.length) for chunk in batch.chunks])
-        self._step.set(self._runs(batch.chunks), self.kernels)
+        self._step.set(self._runs(batch.chunks), len(ids), self._panels)
         output = self.model(
             input_ids=self._tensor([ids]),
             position_ids=self._tensor(positions)[None],

@@ -5,6 +5,7 @@
 
 import importlib
 import importlib.util
+from typing import Any
 
 import torch
 
@@ -12,9 +13,17 @@ AVAILABLE = importlib.util.find_spec("numba") is not None
 KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
 
-def serves(device: torch.device, dtype: torch.dtype, head_dim: int) -> bool:
-    """The attention kernel takes whole 32-bit words of a head."""
-    return AVAILABLE and device.type == "cpu" and dtype in KINDS and head_dim % 2 == 0
+def serves(device: torch.device, dtype: torch.dtype, config: Any) -> bool:
+    """The kernels take whole 32-bit words of a head and of a row. `config`: the model's."""
+    widths = [config.hidden_size, getattr(config, "head_dim", None), getattr(config, "intermediate_size", None)]
+    heads = config.hidden_size // config.num_attention_heads
+    even = all(width % 2 == 0 for width in (*widths, heads) if width is not None)
+    return AVAILABLE and device.type == "cpu" and dtype in KINDS and even
+
+
+def multiplies(dtype: torch.dtype) -> bool:
+    """Whether our product serves; where the processor multiplies matrices of bf16 itself (AMX), oneDNN uses that."""
+    return dtype != torch.bfloat16 or not torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def prepare(dtype: torch.dtype) -> None:

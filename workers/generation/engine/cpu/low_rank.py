@@ -1,10 +1,11 @@
-"""Low-rank updates of a product, of many adapters in one call: out += (x · Aᵀ) · B.
+"""The first half of low-rank updates, x · Aᵀ, of many adapters in one call; `multiply.py` adds the second, · B.
 
-A is kept as `[rank, in]`, rows filled up with zeros to whole vectors and ranks to a multiple of RANKS; B as one panel,
-`[rank / PACK, width, PACK]`, width filled up to whole tiles (PACK numbers fill a 32-bit word). What a row gets does
-not depend on the rows beside it.
+A is kept as `[rank, in]`, rows filled up with zeros to whole vectors and ranks to a multiple of RANKS; B as panels of
+the product that it changes, `[rank / PACK, columns, PACK]`, zeros where a panel is not its own (PACK numbers fill a
+32-bit word).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,15 +15,29 @@ from numba.core import types
 from numba.extending import overload
 from torch import Tensor
 
+from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, load, store, take, typed
-from workers.generation.engine.cpu.tile import DOTS, LANES, MOST, MULTIPLY, RANKS
+from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, pack_of, store, take, typed
+from workers.generation.engine.cpu.tile import DOTS, LANES, PANEL, RANKS
 
-ENTRY = 6  # integers per part in an adapter's table
-ROWS = 8 * MOST  # of one task
-COLUMNS = 4 * LANES
-_up_bf16, _up_fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
-_down_bf16, _down_fp32 = DOTS[True], DOTS[False]
+ENTRY = 5  # integers per part in an adapter's table
+ROWS = 4  # of one task
+_dots_bf16, _dots_fp32 = DOTS[True], DOTS[False]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a step's adapters change in one product. `owners`: `[rows]`, place of the row's adapter in `tables` or -1.
+
+    `tables`: address of the first adapter's entries for this product, `stride` integers before the next adapter's.
+    `rank`: the highest.
+    """
+
+    owners: Tensor
+    tables: int
+    stride: int
+    parts: int
+    rank: int
 
 
 def pack_down(a: Tensor) -> Tensor:
@@ -30,26 +45,43 @@ def pack_down(a: Tensor) -> Tensor:
     return torch.nn.functional.pad(a, (0, -a.shape[1] % (LANES * 4 // a.itemsize), 0, -a.shape[0] % RANKS)).contiguous()
 
 
-def pack_up(b: Tensor) -> Tensor:
-    """`[rank, width]` → as the kernel reads it."""
-    words = 4 // b.itemsize
-    padded = torch.nn.functional.pad(b, (0, -b.shape[1] % COLUMNS, 0, -b.shape[0] % RANKS))
+def pack_up(b: Tensor, begin: int) -> Tensor:
+    """`[rank, width]`, for the product's columns from `begin` on → its panels, `[rank / PACK, columns, PACK]`."""
+    words, before = 4 // b.itemsize, begin % PANEL
+    padded = torch.nn.functional.pad(b, (before, -(before + b.shape[1]) % PANEL, 0, -b.shape[0] % RANKS))
     return padded.view(-1, words, padded.shape[1]).transpose(1, 2).contiguous()
 
 
-def entry(a: Tensor, b: Tensor, begin: int, width: int) -> list[int]:
-    """Packed factors of a part as the kernel finds them in the table."""
-    return [a.data_ptr(), b.data_ptr(), a.shape[0], begin, width, b.shape[1]]
+def entry(a: Tensor, b: Tensor, begin: int) -> list[int]:
+    """Packed factors of a part as the kernels find them in the table: addresses, rank, first panel, panels."""
+    return [a.data_ptr(), b.data_ptr(), a.shape[0], begin // PANEL, b.shape[1] // PANEL]
 
 
-def _down(like: Any, row: Any, lines: Any, words: Any, out: Any) -> None:
+def reduce(x: Tensor, changes: Changes) -> Tensor:
+    """x `[1, rows, in]` → `[rows, parts, rank]`; written only where a row has an adapter, as far as its rank goes."""
+    low = x.new_empty(x.shape[1], changes.parts, changes.rank)
+    KERNELS[cpu.KINDS[x.dtype]](
+        x.data_ptr(),
+        low.data_ptr(),
+        x.shape[2],
+        x.shape[1],
+        changes.owners.data_ptr(),
+        changes.tables,
+        changes.stride,
+        changes.parts,
+        changes.rank,
+    )
+    return low
+
+
+def _dots(like: Any, row: Any, lines: Any, words: Any, out: Any) -> None:
     """out[RANKS] = row · lines, `words` a multiple of LANES."""
     raise NotImplementedError
 
 
-@overload(_down, inline="always")
-def _down_of(like: Any, row: Any, lines: Any, words: Any, out: Any) -> Any:
-    dots = _down_bf16 if like.dtype == types.uint16 else _down_fp32
+@overload(_dots, inline="always")
+def _dots_of(like: Any, row: Any, lines: Any, words: Any, out: Any) -> Any:
+    dots = _dots_bf16 if like.dtype == types.uint16 else _dots_fp32
 
     def run(like: Any, row: Any, lines: Any, words: Any, out: Any) -> None:
         dots(row, lines, 4 * words, words, out)
@@ -57,81 +89,43 @@ def _down_of(like: Any, row: Any, lines: Any, words: Any, out: Any) -> Any:
     return run
 
 
-def _up(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, out: Any) -> None:
-    """out[rows, COLUMNS] = low · panel."""
-    raise NotImplementedError
-
-
-@overload(_up, inline="always")
-def _up_of(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, out: Any) -> Any:
-    multiply = _up_bf16 if like.dtype == types.uint16 else _up_fp32
-
-    def run(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, out: Any) -> None:
-        multiply(rows, low, low_stride, panel, stride, words, out, 4 * COLUMNS, 0, panel, 0)
-
-    return run
-
-
 @compiled
-def _low_rank(pointer: Any, x: Any, out: Any) -> None:
-    """Arguments: 1 x, 2 out, 3 in, 4 out's width, 5 pieces `[n, 3]`: first row, rows, adapter; 6 how many, 7 tables,
-    8 integers from one adapter's to the next, 9 parts, 10 the highest rank. Tables: see `entry`; rank 0: no change.
+def _reduce(pointer: Any, x: Any, low: Any) -> None:
+    """Arguments: 1 x, 2 low, 3 in, 4 rows, 5 owners, 6 tables, 7 integers from one adapter's to the next, 8 parts,
+    9 the highest rank. Tables: see `entry`; rank 0: no change.
     """
-    a = carray(pointer, 11)
-    inner, stride, count, parts = a[3], a[4], a[6], a[9]
-    pieces, tables = carray(as_i64(a[5]), 3 * count), carray(as_i64(a[7]), ALL)
-    pack = 4 // x.itemsize
+    a = carray(pointer, 10)
+    inner, rows, parts, most = a[3], a[4], a[8], a[9]
+    owners, tables, pack = carray(as_i64(a[5]), rows), carray(as_i64(a[6]), ALL), pack_of(x)
     words = (inner + LANES * pack - 1) // (LANES * pack) * LANES
-    row, low = np.zeros(words, dtype=np.uint32), np.zeros(MOST * a[10], dtype=np.uint32)
-    sums, total = np.zeros(RANKS, dtype=np.float32), np.zeros(MOST * COLUMNS, dtype=np.float32)
-    own, reduced = typed(x, row.ctypes.data), typed(x, low.ctypes.data)
+    padded, sums = np.zeros(words, dtype=np.uint32), np.zeros(RANKS, dtype=np.float32)
+    own = typed(x, padded.ctypes.data)
     while True:
-        task = take(pointer, 1)
-        if task >= count * parts:
+        begin = take(pointer, ROWS)
+        if begin >= rows:
             return
-        piece, part = pieces[task // parts * 3 : task // parts * 3 + 3], task % parts
-        table = tables[piece[2] * a[8] + part * ENTRY : piece[2] * a[8] + (part + 1) * ENTRY]
-        rank, begin, width, up_stride = table[2], table[3], table[4], table[5] * 4
-        if rank == 0:
-            continue
-        for first in range(piece[0], piece[0] + piece[1], MOST):
-            rows = min(MOST, piece[0] + piece[1] - first)
-            for r in range(rows):
-                source = x[(first + r) * inner : (first + r + 1) * inner]
-                for k in range(inner):
-                    own[k] = source[k]
-                for c in range(0, rank, RANKS):
-                    _down(x, row.ctypes.data, table[0] + c * words * 4, words, sums.ctypes.data)
+        for row in range(begin, min(begin + ROWS, rows)):
+            if owners[row] < 0:
+                continue
+            source = x[row * inner : (row + 1) * inner]
+            for k in range(inner):
+                own[k] = source[k]
+            for part in range(parts):
+                place = owners[row] * a[7] + part * ENTRY
+                for rank in range(0, tables[place + 2], RANKS):
+                    _dots(x, padded.ctypes.data, tables[place] + rank * words * 4, words, sums.ctypes.data)
                     for i in range(RANKS):
-                        store(reduced, r * rank + c + i, sums[i])
-            for column in range(0, width, COLUMNS):
-                panel = table[1] + column * 4
-                _up(
-                    x,
-                    rows,
-                    low.ctypes.data,
-                    rank * x.itemsize,
-                    panel,
-                    up_stride,
-                    rank // pack,
-                    total.ctypes.data,
-                )
-                some = min(COLUMNS, width - column)
-                for r in range(rows):
-                    to = out[(first + r) * stride + begin + column : (first + r) * stride + begin + column + some]
-                    change = total[r * COLUMNS : r * COLUMNS + some]
-                    for j in range(some):
-                        store(to, j, load(to[j]) + change[j])
+                        store(low, (row * parts + part) * most + rank + i, sums[i])
 
 
-def _low_rank_bf16(pointer: Any) -> None:
+def _reduce_bf16(pointer: Any) -> None:
     a = carray(pointer, 3)
-    _low_rank(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
+    _reduce(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
 
 
-def _low_rank_fp32(pointer: Any) -> None:
+def _reduce_fp32(pointer: Any) -> None:
     a = carray(pointer, 3)
-    _low_rank(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
+    _reduce(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
 
 
-LOW_RANK = {"bf16": Kernel(_low_rank_bf16), "fp32": Kernel(_low_rank_fp32)}
+KERNELS = {"bf16": Kernel(_reduce_bf16), "fp32": Kernel(_reduce_fp32)}

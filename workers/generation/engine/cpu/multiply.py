@@ -2,7 +2,8 @@
 
 Weights are panels of PANEL outputs, `[panels, in / PACK, PANEL, PACK]`, where PACK numbers fill a 32-bit word. While a
 panel is multiplied, the one that this thread takes next is asked from memory, spread over the passes. Every row is
-added up in the same order, however many share the call: a token does not depend on its company.
+added up in the same order, however many share the call: a token does not depend on its company. What adapters change is
+added to the same sums before they are rounded (see `low_rank.py`).
 """
 
 from typing import Any
@@ -15,11 +16,22 @@ from numba.extending import overload
 from torch import Tensor
 
 from workers.generation.engine import cpu
+from workers.generation.engine.cpu.low_rank import ENTRY, Changes, reduce
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u16, compiled, load, store, take, typed
-from workers.generation.engine.cpu.tile import MOST, MULTIPLY
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    as_f32,
+    as_i64,
+    as_u16,
+    compiled,
+    load,
+    pack_of,
+    store,
+    take,
+    typed,
+)
+from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
 
-PANEL = 64
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
 ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
 AHEAD = 16 * STEP
@@ -39,13 +51,19 @@ def packs(weight: Tensor) -> bool:
     return weight.dtype in cpu.KINDS and weight.shape[1] * weight.itemsize % 4 == 0
 
 
-def multiply(x: Tensor, panels: Tensor, outer: int, bias: Tensor | None, onto: Tensor | None) -> Tensor:
-    """x `[1, rows, in]` · weightᵀ + bias + onto → `[1, rows, outer]`."""
+def multiply(
+    x: Tensor, panels: Tensor, outer: int, bias: Tensor | None, onto: Tensor | None, changes: Changes | None
+) -> Tensor:
+    """x `[1, rows, in]` · (weight + the row's change)ᵀ + bias + onto → `[1, rows, outer]`."""
     _, rows, inner = x.shape
     result = x.new_empty(1, rows, outer)
     if rows:
+        low = None if changes is None else reduce(x, changes)
         shared = rows * panels.shape[0] // (2 * torch.get_num_threads())
         per_task = min(rows, ROWS, max(MOST, shared // MOST * MOST))
+        adapters = (0, 0, 0, 0, 0)
+        if changes is not None and low is not None:
+            adapters = low.data_ptr(), changes.owners.data_ptr(), changes.tables, changes.stride, changes.parts
         KERNELS[cpu.KINDS[x.dtype]](
             x.data_ptr(),
             panels.data_ptr(),
@@ -56,6 +74,8 @@ def multiply(x: Tensor, panels: Tensor, outer: int, bias: Tensor | None, onto: T
             per_task,
             0 if bias is None else bias.data_ptr(),
             0 if onto is None else onto.data_ptr(),
+            *adapters,
+            0 if changes is None else changes.rank,
         )
     return result
 
@@ -75,10 +95,46 @@ def _pass_of(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, a
     return run
 
 
+def _change(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> None:
+    """total[rows, PANEL] += low · panel."""
+    raise NotImplementedError
+
+
+@overload(_change, inline="always")
+def _change_of(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> Any:
+    product = _bf16 if like.dtype == types.uint16 else _fp32
+
+    def run(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> None:
+        product(rows, low, low_stride, panel, stride, words, total, STEP, 1, panel, 0)
+
+    return run
+
+
+@compiled
+def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
+    """Of `count` rows from `first` on, in one panel; neighbours of one adapter together."""
+    owners, tables, parts, rank = carray(as_i64(a[11]), a[6]), carray(as_i64(a[12]), ALL), a[14], a[15]
+    pack, row = pack_of(like), 0
+    size = 4 // pack
+    while row < count:
+        owner, begin = owners[first + row], row
+        while row < count and owners[first + row] == owner:
+            row += 1
+        for part in range(parts if owner >= 0 else 0):
+            place = owner * a[13] + part * ENTRY
+            inside, width = panel - tables[place + 3], tables[place + 4]
+            if tables[place + 2] > 0 and 0 <= inside < width:
+                low = a[10] + ((first + begin) * parts + part) * rank * size
+                change, words = tables[place + 1] + inside * STEP, tables[place + 2] // pack
+                _change(like, row - begin, low, parts * rank * size, change, width * STEP, words, total + begin * STEP)
+
+
 @compiled
 def _multiply(pointer: Any, out: Any) -> None:
-    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto."""
-    a = carray(pointer, 10)
+    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto;
+    10 low (0: no adapters), 11 owners, 12 tables, 13 their stride, 14 parts, 15 the highest rank: see `low_rank.py`.
+    """
+    a = carray(pointer, 16)
     words, outer, rows, per_task = a[4], a[5], a[6], a[7]
     panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
     bias, onto = typed(out, a[8]), typed(out, a[9])
@@ -98,6 +154,8 @@ def _multiply(pointer: Any, out: Any) -> None:
             if passes == 1:
                 ahead, stride = panel + AHEAD, STEP
             _pass(out, count, a[1] + first * words * 4, words, panel, address, ahead, stride)
+            if a[10] != 0:
+                _add_changes(out, a, first, count, task % panels, address)
             for r in range(count):
                 own, place = total[r * PANEL : r * PANEL + width], (first + r) * outer + column
                 target = out[place : place + width]

@@ -20,6 +20,7 @@ LANES = 16
 LINE = 64
 MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
 RANKS = 4  # lines of `dots`
+PANEL = 4 * LANES  # outputs that a product computes at a time
 HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16"))
 BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
