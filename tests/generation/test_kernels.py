@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -12,7 +13,6 @@ from torch import Tensor
 from workers.generation.engine.kv_cache import BLOCK_SIZE
 from workers.generation.engine.kv_pages import Shape, Spans
 
-np = pytest.importorskip("numpy")
 pytest.importorskip("numba")
 
 DTYPES = [torch.float32, torch.bfloat16]
@@ -28,10 +28,10 @@ def close(got: Tensor, expected: Tensor) -> bool:
 
 @pytest.fixture(scope="module", params=["with", "without"])
 def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The modules `low_rank`, `multiply`: as they are, or compiled for a processor that cannot multiply bf16."""
+    """The modules of the kernels: as they are, or compiled for a processor that cannot multiply bf16."""
     from numba.core import config
 
-    names = ["tile", "low_rank", "multiply"]
+    names = ["tile", "low_rank", "multiply", "attend", "pages"]
     tile, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
     if request.param == "with":
         yield kernels
@@ -48,7 +48,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtype: torch.dtype) -> None:
-    _, multiply = pairs
+    _, multiply, *_ = pairs
     for rows, inner, outer in SIZES:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
@@ -62,7 +62,7 @@ def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any, dtype: torch.dtype) -> None:
-    low_rank, multiply = pairs
+    low_rank, multiply, *_ = pairs
     inner, widths, ranks = 30, [70, 100, 5], [8, 3]
     torch.manual_seed(1)
     x, weight = torch.randn(1, 20, inner).to(dtype), torch.randn(sum(widths), inner).to(dtype)
@@ -94,9 +94,10 @@ def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any,
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_attention_over_pages_equals_torch_however_a_prompt_is_cut(shape: Shape, dtype: torch.dtype) -> None:
-    from workers.generation.engine.cpu.pages import KernelPages
-
+def test_attention_over_pages_equals_torch_however_a_prompt_is_cut(
+    pairs: Any, shape: Shape, dtype: torch.dtype
+) -> None:
+    KernelPages = pairs[-1].KernelPages  # noqa: N806 (a class)
     torch.manual_seed(1)
     length = 5 * BLOCK_SIZE + 7
     qkv = torch.randn(length, shape.heads + 2 * shape.kv_heads, shape.head_dim).to(dtype)
@@ -108,7 +109,8 @@ def test_attention_over_pages_equals_torch_however_a_prompt_is_cut(shape: Shape,
     def attend(cuts: list[tuple[int, int]]) -> Tensor:
         starts, ends = np.array(cuts).T
         spans = Spans(starts, ends - starts, starts, np.repeat(table, len(cuts), 0))
-        return pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+        told: Tensor = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+        return told
 
     whole = attend([(0, length)])
     assert close(whole.flatten(1), expected_attention(qkv.float(), shape).flatten(1))
@@ -125,3 +127,22 @@ def expected_attention(qkv: Tensor, shape: Shape) -> Tensor:
         hidden |= places[None] <= places[:, None] - shape.window
     scores = torch.einsum("qhd,khd->hqk", query, key) * shape.scale
     return torch.einsum("hqk,khd->qhd", scores.masked_fill(hidden, float("-inf")).softmax(-1), value)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("query", [0.5, 1e20, float("-inf")])
+def test_what_another_sequence_left_in_a_page_reaches_nobody(pairs: Any, dtype: torch.dtype, query: float) -> None:
+    shape = Shape(2, 1, 16, 0.25)
+    told = []
+    for left in (0.0, 3e38):
+        pages = pairs[-1].KernelPages(2, 1, 16, dtype)
+        table, places = np.array([[1]]), torch.arange(BLOCK_SIZE) + BLOCK_SIZE
+        pages.store(torch.full((BLOCK_SIZE, 4, 16), left).to(dtype), places, shape)
+        qkv = torch.ones(3, 4, 16).to(dtype)
+        qkv[:, :2], qkv[:, 2] = query, -abs(query)
+        pages.store(qkv, places[:3], shape)
+        starts = np.arange(3)
+        spans = Spans(starts, np.ones(3, dtype=np.int64), starts, np.repeat(table, 3, 0))
+        told.append(pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape))
+    assert torch.equal(told[0].view(torch.uint8), told[1].view(torch.uint8))
+    assert query != 0.5 or close(told[1].flatten(1), torch.ones(3, 32))

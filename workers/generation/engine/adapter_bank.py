@@ -40,10 +40,7 @@ class AdapterBank:
         with self._lock:
             self._resident.setdefault(digest, adapter)
             self._resident.move_to_end(digest)
-            excess = sum(each.bytes for each in self._resident.values()) - self._budget
-            for name, each in list(self._resident.items())[:-1]:
-                if excess > 0 and each.users == 0:
-                    excess -= self._resident.pop(name).bytes
+            self._shrink()
 
     def remove(self, digest: str) -> None:
         """Forget an idle adapter; one in use stays until it is evicted later."""
@@ -62,8 +59,16 @@ class AdapterBank:
     def release(self, digest: str) -> None:
         with self._lock:
             self._resident[digest].users -= 1
+            self._shrink()
 
     def get(self, digest: str) -> Adapter:
         """A pinned adapter."""
         with self._lock:
             return self._resident[digest]
+
+    def _shrink(self) -> None:
+        """Back to the budget, as far as idle ones reach; the latest stays, for somebody is about to use it."""
+        excess = sum(each.bytes for each in self._resident.values()) - self._budget
+        for name, each in list(self._resident.items())[:-1]:
+            if excess > 0 and each.users == 0:
+                excess -= self._resident.pop(name).bytes

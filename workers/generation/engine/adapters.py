@@ -43,6 +43,11 @@ class Adapter:
     users: int = 0
 
     @property
+    def packed_table(self) -> Tensor:
+        assert self.table is not None  # noqa: S101 (adapters of a base with panels have one)
+        return self.table
+
+    @property
     def bytes(self) -> int:
         return sum(a.nbytes + b.nbytes for a, b in self.factors.values())
 
@@ -74,7 +79,7 @@ class StepAdapters:
             self.owners = torch.full((rows,), -1)
             for at, run in enumerate(runs):
                 self.owners[run.begin : run.end] = at
-            self.tables = torch.stack([run.adapter.table for run in runs if run.adapter.table is not None])
+            self.tables = torch.stack([run.adapter.packed_table for run in runs])
             self.rank = max(run.adapter.rank for run in runs)
 
 

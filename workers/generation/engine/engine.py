@@ -91,9 +91,9 @@ class TorchEngine:
         self._after_step()
         for handle, event in batch.news:
             if event.finish is not None:
+                if handle.open_sequences == 1:
+                    self._release(handle)  # before anyone is told: who waited may unload its adapter
                 handle.finish_one()
-                if handle.open_sequences == 0:
-                    self._release(handle)
 
     def _tell(self, handle: Handle, event: StepEvent) -> None:
         """A listener that breaks ends its own request only."""

@@ -33,9 +33,19 @@ class Product:
             from workers.generation.engine.cpu.multiply import multiply
 
             return multiply(x.contiguous(), self._weight, self.out_features, self._bias, onto, changes)
-        result: Tensor
-        if self._one_dnn:
-            result = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
-        else:
-            result = linear(x, self._weight, self._bias)
+        result = self._product(x)
         return result if onto is None else result.add_(onto)
+
+    def wide(self, x: Tensor) -> Tensor:
+        """In fp32: bf16 logits make ties of what is none."""
+        if self._panels:
+            from workers.generation.engine.cpu.multiply import multiply
+
+            return multiply(x.contiguous(), self._weight, self.out_features, self._bias, wide=True)
+        return self._product(x).float()
+
+    def _product(self, x: Tensor) -> Tensor:
+        if self._one_dnn:
+            result: Tensor = torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+            return result
+        return linear(x, self._weight, self._bias)

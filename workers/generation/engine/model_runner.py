@@ -64,7 +64,7 @@ class ModelRunner:
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
         self._pages = [
-            new_pages(blocks, kv_heads, head_dim, self.dtype, self.device, self._panels)
+            new_pages(blocks, kv_heads, head_dim, self.dtype, self.device, self.kernels)
             for _ in range(config.num_hidden_layers)
         ]
 
@@ -94,7 +94,7 @@ class ModelRunner:
             logits_to_keep=self._tensor(wanted),
             step=self._pack(batch.chunks, positions),
         )
-        logits: Tensor = output.logits[0]
+        logits: Tensor = output.logits[0].float()
         return logits
 
     def _tensor(self, values: Seq[int] | Seq[Seq[int]] | np.ndarray) -> Tensor:

@@ -55,7 +55,7 @@ def choose_plainly(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
     from workers.generation.engine.cpu.choose import choose
 
     heat = [sequence.params.temperature for sequence in sequences]
-    cold = torch.tensor([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat])
+    cold = torch.tensor([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat], dtype=torch.float32)
     shares = torch.tensor([share(sequence) for sequence in sequences], dtype=torch.float64)
     return [Sample(token) for token in choose(logits, cold, shares).tolist()]
 

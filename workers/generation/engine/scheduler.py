@@ -181,7 +181,8 @@ class Scheduler:
         begun -= {sequence.handle for sequence in self.running if sequence.computed >= sequence.prompt_length}
         for tenant in sorted(self.waiting, key=lambda tenant: running[tenant]):
             for sequence in self.waiting[tenant]:
-                if sequence.handle not in begun or sequence.prompt_length <= self.cache.block_size:
+                shares = sequence.prompt_length > self.cache.block_size and not sequence.scores_prompt
+                if sequence.handle not in begun or not shares:
                     return sequence
         return None
 

@@ -13,14 +13,14 @@ from workers.generation.engine.linear import Product
 
 
 class PlainLinear(nn.Module):
-    """The output head: packed like the others, changed by no adapter."""
+    """The output head: packed like the others, changed by no adapter; logits are fp32."""
 
     def __init__(self, product: Product) -> None:
         super().__init__()
         self.product = product
 
     def forward(self, hidden: Tensor) -> Tensor:
-        return self.product(hidden)
+        return self.product.wide(hidden)
 
 
 @dataclass

@@ -3,7 +3,6 @@
 `AVAILABLE` is False where numba is not installed; everything then runs as torch operations.
 """
 
-import importlib
 import importlib.util
 from typing import Any
 
@@ -28,8 +27,10 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 def prepare(dtype: torch.dtype) -> None:
     """Compile what serves models of this type."""
-    names = ("attend", "multiply", "low_rank", "rotate", "pointwise", "choose")
-    for module in (importlib.import_module(f"{__name__}.{name}") for name in names):
-        for kernels in vars(module).values():
-            if isinstance(kernels, dict) and KINDS[dtype] in kernels:
-                kernels[KINDS[dtype]].prepare()
+    from workers.generation.engine.cpu import attend, choose, low_rank, multiply, pointwise, rotate
+
+    families = [attend.ATTEND, rotate.ROTATE, pointwise.NORM, pointwise.GATE]
+    if multiplies(dtype):
+        families += [multiply.KERNELS, multiply.WIDE, low_rank.KERNELS]
+    for kernel in [choose.CHOOSE, *(kernels[KINDS[dtype]] for kernels in families)]:
+        kernel.prepare()

@@ -32,7 +32,7 @@ from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 STRETCH = 4 * PAGE
 ROWS = 48  # of one task: queries of some positions times the heads of a group
 LEAST = np.float32(-3.0e38)
-_scores_bf16, _scores_fp32 = MULTIPLY[2, True], MULTIPLY[2, False]
+_scores_bf16, _scores_fp32 = MULTIPLY[PAGE // LANES, True], MULTIPLY[PAGE // LANES, False]
 _four_bf16, _four_fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
 _one_bf16, _one_fp32 = MULTIPLY[1, True], MULTIPLY[1, False]
 
@@ -104,7 +104,8 @@ def _soften(scores: Any, weights: Any, result: Any, before: Any, begin: Any, end
         line, own = scores[page : page + PAGE], weights[page : page + PAGE]
         added = np.float32(0)
         for j in range(PAGE):
-            weight = exp(line[j] * scale - most)
+            # Times 0 where nothing is to be seen: pages are reused, and what another sequence left in one may be huge.
+            weight = exp(line[j] * scale - most) * np.float32(begin <= page + j < end)
             line[j] = weight
             added += weight
         for j in range(PAGE):

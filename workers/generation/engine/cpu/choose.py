@@ -7,14 +7,12 @@ import torch
 from numba import carray
 from torch import Tensor
 
-from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
     ALL,
     as_f32,
     as_f64,
     as_i64,
-    as_u16,
     compiled,
     exp,
     load,
@@ -95,23 +93,19 @@ def _choose(pointer: Any, logits: Any) -> None:
             chosen[row] = _find(own, blocks, most)
 
 
-def _choose_bf16(pointer: Any) -> None:
-    _choose(pointer, carray(as_u16(carray(pointer, 2)[1]), ALL))
-
-
 def _choose_fp32(pointer: Any) -> None:
     _choose(pointer, carray(as_f32(carray(pointer, 2)[1]), ALL))
 
 
-CHOOSE = {"bf16": Kernel(_choose_bf16), "fp32": Kernel(_choose_fp32)}
+CHOOSE = Kernel(_choose_fp32)
 
 
 def choose(logits: Tensor, inverse_temperatures: Tensor, shares: Tensor) -> Tensor:
-    """logits `[rows, vocabulary]`; fp32 `[rows]`; fp64 `[rows]` in [0, 1) → token ids `[rows]`."""
-    logits = logits.contiguous()
+    """logits `[rows, vocabulary]`; fp32 `[rows]`; shares, fp64 `[rows]` in [0, 1) → token ids `[rows]`."""
+    logits = logits.float().contiguous()
     rows, vocabulary = logits.shape
     chosen = torch.empty(rows, dtype=torch.int64)
-    CHOOSE[cpu.KINDS[logits.dtype]](
+    CHOOSE(
         logits.data_ptr(),
         chosen.data_ptr(),
         rows,

@@ -46,17 +46,25 @@ def pack(weight: Tensor) -> Tensor:
     return padded.view(-1, PANEL, inner // words, words).transpose(1, 2).contiguous()
 
 
-def packs(weight: Tensor) -> bool:
-    """Whole words of inputs, at whole words in memory."""
-    return weight.dtype in cpu.KINDS and weight.shape[1] * weight.itemsize % 4 == 0
-
-
 def multiply(
-    x: Tensor, panels: Tensor, outer: int, bias: Tensor | None, onto: Tensor | None, changes: Changes | None
+    x: Tensor,
+    panels: Tensor,
+    outer: int,
+    bias: Tensor | None = None,
+    onto: Tensor | None = None,
+    changes: Changes | None = None,
+    *,
+    wide: bool = False,
 ) -> Tensor:
-    """x `[1, rows, in]` · (weight + the row's change)ᵀ + bias + onto → `[1, rows, outer]`."""
+    """x `[1, rows, in]` · (weight + the row's change)ᵀ + bias + onto → `[1, rows, outer]`, in fp32 if `wide`.
+
+    Raises ValueError for what the kernel could not read by address.
+    """
     _, rows, inner = x.shape
-    result = x.new_empty(1, rows, outer)
+    result = x.new_empty(1, rows, outer, dtype=torch.float32 if wide else x.dtype)
+    fits = x.is_contiguous() and x.dtype == panels.dtype and inner == panels.shape[1] * panels.shape[3]
+    if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
+        raise ValueError("a product's input is not of its form")
     if rows:
         low = None if changes is None else reduce(x, changes)
         shared = rows * panels.shape[0] // (2 * torch.get_num_threads())
@@ -64,7 +72,7 @@ def multiply(
         adapters = (0, 0, 0, 0, 0)
         if changes is not None and low is not None:
             adapters = low.data_ptr(), changes.owners.data_ptr(), changes.tables, changes.stride, changes.parts
-        KERNELS[cpu.KINDS[x.dtype]](
+        (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]](
             x.data_ptr(),
             panels.data_ptr(),
             result.data_ptr(),
@@ -73,7 +81,7 @@ def multiply(
             rows,
             per_task,
             0 if bias is None else bias.data_ptr(),
-            0 if onto is None else onto.data_ptr(),
+            0 if onto is None else onto.contiguous().data_ptr(),
             *adapters,
             0 if changes is None else changes.rank,
         )
@@ -130,14 +138,14 @@ def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: A
 
 
 @compiled
-def _multiply(pointer: Any, out: Any) -> None:
+def _multiply(pointer: Any, x: Any, out: Any) -> None:
     """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto;
     10 low (0: no adapters), 11 owners, 12 tables, 13 their stride, 14 parts, 15 the highest rank: see `low_rank.py`.
     """
     a = carray(pointer, 16)
     words, outer, rows, per_task = a[4], a[5], a[6], a[7]
     panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
-    bias, onto = typed(out, a[8]), typed(out, a[9])
+    bias, onto = typed(x, a[8]), typed(out, a[9])
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
     following = take(pointer, 1)
@@ -153,9 +161,9 @@ def _multiply(pointer: Any, out: Any) -> None:
             ahead, stride = later + words // passes * at * STEP, STEP // passes
             if passes == 1:
                 ahead, stride = panel + AHEAD, STEP
-            _pass(out, count, a[1] + first * words * 4, words, panel, address, ahead, stride)
+            _pass(x, count, a[1] + first * words * 4, words, panel, address, ahead, stride)
             if a[10] != 0:
-                _add_changes(out, a, first, count, task % panels, address)
+                _add_changes(x, a, first, count, task % panels, address)
             for r in range(count):
                 own, place = total[r * PANEL : r * PANEL + width], (first + r) * outer + column
                 target = out[place : place + width]
@@ -172,11 +180,19 @@ def _multiply(pointer: Any, out: Any) -> None:
 
 
 def _multiply_bf16(pointer: Any) -> None:
-    _multiply(pointer, carray(as_u16(carray(pointer, 4)[3]), ALL))
+    a = carray(pointer, 4)
+    _multiply(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[3]), ALL))
+
+
+def _multiply_wide(pointer: Any) -> None:
+    a = carray(pointer, 4)
+    _multiply(pointer, carray(as_u16(a[1]), ALL), carray(as_f32(a[3]), ALL))
 
 
 def _multiply_fp32(pointer: Any) -> None:
-    _multiply(pointer, carray(as_f32(carray(pointer, 4)[3]), ALL))
+    a = carray(pointer, 4)
+    _multiply(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[3]), ALL))
 
 
 KERNELS = {"bf16": Kernel(_multiply_bf16), "fp32": Kernel(_multiply_fp32)}
+WIDE = {"bf16": Kernel(_multiply_wide), "fp32": KERNELS["fp32"]}

@@ -1,5 +1,6 @@
 """The few things that numba lacks: bf16 numbers, typed memory behind an address, an atomic counter, a fast exp."""
 
+import os
 from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
@@ -11,8 +12,10 @@ from numba.core import config
 from numba.extending import intrinsic, overload
 
 # numba keeps compiled code per source file and does not see a change in another one: so per state of all of them.
-_SOURCES = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-_CACHE = Path(config.CACHE_DIR) if config.CACHE_DIR else Path(__file__).parent / "__pycache__"
+_HERE = Path(__file__).parent
+_SOURCES = b"".join(path.read_bytes() for path in [*sorted(_HERE.glob("*.py")), _HERE.parent / "kv_cache.py"])
+_OWN = _HERE / "__pycache__" if os.access(_HERE, os.W_OK) else Path.home() / ".cache" / "gptstore"
+_CACHE = Path(config.CACHE_DIR) if config.CACHE_DIR else _OWN
 config.CACHE_DIR = str(_CACHE / blake2b(_SOURCES, digest_size=8).hexdigest())
 
 ALL = 1 << 60  # the length of an array whose end nobody checks

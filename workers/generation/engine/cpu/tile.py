@@ -9,9 +9,10 @@ of pairs (`vdpbf16ps` where the processor has it).
 from itertools import product
 from typing import Any
 
-from llvmlite import binding, ir
+from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic
 
 from workers.generation.engine.cpu.scalar import compiled
@@ -21,7 +22,7 @@ LINE = 64
 MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
 RANKS = 4  # lines of `dots`
 PANEL = 4 * LANES  # outputs that a product computes at a time
-HAS_PAIRS = bool(binding.get_host_cpu_features().get("avx512bf16"))
+HAS_PAIRS = "+avx512bf16" in cpu_target.target_context.codegen().magic_tuple()[2]
 BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
 
