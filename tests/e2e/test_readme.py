@@ -65,7 +65,7 @@ def test_the_store_tells_what_prometheus_wants(store: Store, buyer: Person) -> N
     )
     assert 'gptstore_http_requests_total{method="POST",route="/v1/chat/completions",status="200"}' in text
     ready = httpx.get(f"{store.url}/readyz").json()
-    assert {worker["kind"] for worker in ready["workers"]} == {"generation", "fine-tuning"}
+    assert {worker["kind"] for worker in ready["workers"]} == {"generation", "bases", "fine-tuning"}
 
 
 def test_the_id_of_a_request_is_in_its_tasks_log(store: Store, seller: Person) -> None:
