@@ -1,5 +1,6 @@
 """The ways of training: what each method can be told, which rows it wants, where its rates begin. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -207,3 +208,9 @@ def block_tokens(method: Method, context_length: int) -> int | None:
     if isinstance(method.settings, Pretraining):
         return method.settings.context
     return method.settings.block(context_length) if isinstance(method.settings, ContinuedPretraining) else None
+
+
+def training_rows(method: Method, report: Mapping[str, Any], context_length: int | None) -> int:
+    """What batches are made of: the file's rows, or the blocks that its texts fill."""
+    block = block_tokens(method, context_length or MOST_BLOCK)
+    return math.ceil(report["tokens"] / block) if block else int(report["rows"])

@@ -17,7 +17,7 @@ from app.files.tables import File
 from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
-from app.fine_tuning.methods import Method, wrong_rows
+from app.fine_tuning.methods import Method, training_rows, wrong_rows
 from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
@@ -110,7 +110,8 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
         raise InvalidTrainingFile(trouble, param="training_file")
     # A new tokenizer counts otherwise than the base's, which the report was made with.
     known = report and request.method.type != "pretraining"
-    rows, tokens = (report["rows"], report["tokens"]) if report and known else (None, None)
+    rows = training_rows(request.method, report, base.context_length) if report else None
+    tokens = report["tokens"] if report and known else None
     most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
     rows = rows or max(1, most // TOKENS_PER_ROW)
     resolved = resolve(request.hyperparameters, rows)

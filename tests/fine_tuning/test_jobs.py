@@ -194,6 +194,18 @@ def test_limits_of_an_account_and_repeats_of_a_key(
     assert wallet(user)[1] == 0
 
 
+def test_the_epochs_that_are_paid_for_are_those_of_the_blocks_that_texts_fill(
+    client: TestClient, signed_up: SignUp, upload: Upload, base: Base
+) -> None:
+    user = signed_up()
+    training = upload(user, b"\n".join(b'{"text": "the quick brown fox"}' for _ in range(150)))
+    validate_file(training)
+    report = client.get(f"/v1/files/{training}/report", headers=user.headers).json()["report"]
+    terms = {"model": base.id, "training_file": training, "method": {"type": "continued_pretraining"}}
+    estimate = client.post("/v1/fine_tuning/estimate", json=terms, headers=user.headers).json()
+    assert estimate["trained_tokens"] == 3 * report["tokens"]
+
+
 def test_a_job_beyond_the_wallet_is_refused_and_its_estimate_says_so(
     client: TestClient, signed_up: SignUp, upload: Upload, base: Base
 ) -> None:
