@@ -72,11 +72,6 @@ class Pretraining(Strict):
     tokenizer: Literal["train", "base"] = "train"
     vocabulary: int = Field(default=4096, ge=272, le=100_000)
 
-    @property
-    def parameters(self) -> int:
-        """About: four widths squared of attention and eight of MLP a layer, and the tied embedding."""
-        return self.width * (12 * self.layers * self.width + self.vocabulary)
-
 
 AnySettings = Supervised | Dpo | Unlikelihood | ContinuedPretraining | Pretraining
 SETTINGS: Mapping[str, type[AnySettings]] = {
@@ -165,9 +160,6 @@ def check_method(type: str, given: Mapping[str, Any], changes: list[Any] | None)
         raise refusal(error, where) from error
     if isinstance(settings, Pretraining) and settings.width % (2 * settings.heads):
         raise InvalidHyperparameter("width must be an even multiple of heads.", param=f"{where}.width")
-    if isinstance(settings, Pretraining) and settings.parameters > MOST_NEW_PARAMETERS:
-        text = f"A new model has at most {MOST_NEW_PARAMETERS} parameters; this one would have {settings.parameters}."
-        raise InvalidHyperparameter(text, param=f"{where}.layers")
     if changes and (type == "pretraining" or settings.adapter != NONE):
         raise InvalidValue("A model that is changed is trained whole: adapter 'none'.", param=f"method.{type}")
     try:

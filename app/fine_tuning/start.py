@@ -19,6 +19,7 @@ from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
 from app.fine_tuning.methods import Method, training_rows, wrong_rows
 from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
+from app.fine_tuning.size import check_size
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
@@ -103,6 +104,7 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     """Which base, which file, at most how many tokens at what price."""
     parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
     base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
+    check_size(request.method, base.parameters or 0, base.shape)
     file = training_file(tx, account_id, request.training_file, "training_file")
     found = find_report(tx, file.id)
     report = found.report if found else None

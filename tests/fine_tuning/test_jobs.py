@@ -13,6 +13,8 @@ from tests.fine_tuning.conftest import Create, Upload, chat_rows
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
+# Each change alone is allowed; together they make 13 thousand million parameters of the tiny base.
+GROWN = [{"type": "widen_mlp", "width": 65_536}] + [{"type": "repeat_layers", "layers": [0] * 64}] * 15
 SignUp = Callable[..., Signed]
 
 
@@ -154,6 +156,11 @@ def test_a_file_with_bad_rows_fails_its_job_by_line_and_costs_nothing(
         ),
         (
             {"method": {"type": "supervised", "supervised": {"model_changes": [{"type": "melt"}]}}},
+            "invalid_value",
+            "method.supervised.model_changes",
+        ),
+        (
+            {"method": {"type": "supervised", "supervised": {"model_changes": GROWN}}},
             "invalid_value",
             "method.supervised.model_changes",
         ),
