@@ -7,6 +7,7 @@ import time
 import structlog
 
 from app.database import transaction
+from app.errors import InsufficientStorage
 from app.files.find import find_report
 from app.files.tables import File
 from app.files.upload import uploads
@@ -90,7 +91,7 @@ class JobRunner:
             log.warning("job_overtaken", job_id=job.id)
         except Exception as error:  # whatever broke, the job must not stay claimed
             log.exception("job_attempt_failed", job_id=job.id)
-            full = isinstance(error, StorageFull) or is_disk_full(error)
+            full = isinstance(error, StorageFull | InsufficientStorage) or is_disk_full(error)
             ending = Ending(1, "disk_full" if full else None, f"{type(error).__name__} while training")
             self.mourn(job, ending)
 
