@@ -268,9 +268,9 @@ class Run:
             self.trainable.publish()
             self.parent.tell("note", message=f"Kept the state after step {kept}, the best on the held-out rows")
         facts = self.trainable.save(folder)
-        metrics = self.final_metrics(kept, full=True) | {"base_valid_loss": self.base.get("loss")}
+        metrics = self.final_metrics(kept, full=True)
+        metrics |= {f"base_valid_{name}": value for name, value in self.base.items()}
         if "mean_token_accuracy" in self.base:
-            metrics["base_valid_mean_token_accuracy"] = self.base["mean_token_accuracy"]
             metrics["base_valid_perplexity"] = perplexity(self.base["loss"])
         figures = self.work / "step_metrics.csv"
         columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
