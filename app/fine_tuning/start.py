@@ -68,7 +68,8 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
     if needing and request.validation_file is None:
         raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
     if request.validation_file is not None:
-        training_file(tx, account_id, request.validation_file, "validation_file")
+        held_out = training_file(tx, account_id, request.validation_file, "validation_file")
+        fitting_report(tx, request.method, held_out, "validation_file")
     job_id = new_id("ftjob")
     try:
         hold(tx, account_id, plan.price, KIND, job_id)
@@ -106,10 +107,7 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
     check_size(request.method, base.parameters or 0, base.shape)
     file = training_file(tx, account_id, request.training_file, "training_file")
-    found = find_report(tx, file.id)
-    report = found.report if found else None
-    if report and (trouble := wrong_rows(request.method.type, report)):
-        raise InvalidTrainingFile(trouble, param="training_file")
+    report = fitting_report(tx, request.method, file, "training_file")
     # A new tokenizer counts otherwise than the base's, which the report was made with.
     known = report and request.method.type != "pretraining"
     rows = training_rows(request.method, report, base.context_length) if report else None
@@ -121,6 +119,14 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     expected = expect(tx, base, request.method, Work(most, steps))
     price = training_price(most, base.training_micros_per_million_tokens)
     return Plan(base, parent, file, report, most, price, expected)
+
+
+def fitting_report(tx: Session, method: Method, file: File, param: str) -> dict[str, Any] | None:
+    """What validation found, once it has looked. Raises InvalidTrainingFile where the rows do not suit the method."""
+    found = find_report(tx, file.id)
+    if found and (trouble := wrong_rows(method.type, found.report)):
+        raise InvalidTrainingFile(trouble, param=param)
+    return found.report if found else None
 
 
 def training_file(tx: Session, account_id: str, file_id: str, param: str) -> File:

@@ -213,6 +213,17 @@ def test_the_epochs_that_are_paid_for_are_those_of_the_blocks_that_texts_fill(
     assert estimate["trained_tokens"] == 3 * report["tokens"]
 
 
+def test_held_out_rows_of_another_kind_are_refused_at_once(
+    client: TestClient, signed_up: SignUp, upload: Upload, base: Base
+) -> None:
+    user = signed_up()
+    held_out = upload(user, b'{"text": "the quick brown fox"}')
+    validate_file(held_out)
+    body = {"model": base.id, "training_file": upload(user, chat_rows(4)), "validation_file": held_out}
+    error = client.post("/v1/fine_tuning/jobs", json=body, headers=user.headers).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_training_file", "validation_file")
+
+
 def test_a_job_beyond_the_wallet_is_refused_and_its_estimate_says_so(
     client: TestClient, signed_up: SignUp, upload: Upload, base: Base
 ) -> None:
