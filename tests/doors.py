@@ -8,6 +8,7 @@ from typing import Any
 from app.accounts.api_keys import create_key
 from app.catalog.publish import change_listing
 from app.catalog.schemas import ListingChange
+from app.files.tables import File
 from app.files.validation import finish_validation
 from app.ids import new_id
 from app.variants.bases import find_base
@@ -214,6 +215,6 @@ def trained(client: Any, owner: Signed, base_id: str, file_id: str, suffix: str)
     from app.database import transaction
 
     with transaction() as tx:
-        finish_validation(tx, file_id, {"rows": 1, "tokens": 8, "problems": []}, None)
+        finish_validation(tx, tx.get_one(File, file_id), {"rows": 1, "tokens": 8, "problems": []}, None)
     body = {"model": base_id, "training_file": file_id, "suffix": suffix, "metadata": {"what": suffix}}
     return str(client.post("/v1/fine_tuning/jobs", headers=owner.headers, json=body).json()["id"])

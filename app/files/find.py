@@ -5,6 +5,7 @@ from sqlalchemy.orm import Session
 
 from app.database import utc_now
 from app.errors import NotFound
+from app.files.rules import RESULTS
 from app.files.tables import DatasetReport, File
 
 
@@ -38,8 +39,8 @@ def list_files(
 
 
 def used_bytes(tx: Session, account_id: str) -> int:
-    """What the account's files occupy of its quota."""
-    query = select(func.coalesce(func.sum(File.bytes), 0))
+    """What the account's files occupy of its quota; the figures that trainings left are free."""
+    query = select(func.coalesce(func.sum(File.bytes), 0)).where(File.purpose != RESULTS)
     return int(tx.scalar(query.where(File.account_id == account_id, File.deleted_at.is_(None))) or 0)
 
 

@@ -18,7 +18,6 @@ from app.tasks import DATASETS_QUEUE, TaskName, enqueue
 
 REPORT, CLEAN = "report", "clean"
 CHECKS = ("duplicates", "language", "personal_data", "secrets", "profanity", "balance")
-RULES = ("duplicates", "near_duplicates", "leakage", "personal_data", "secrets", "profanity", "control_characters")
 OPEN = ("queued", "running")
 MOST_OPEN, MOST_KEPT, MAX_ATTEMPTS = 3, 20, 3
 LEASE = timedelta(seconds=30)

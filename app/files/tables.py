@@ -11,7 +11,7 @@ from app.ids import new_id
 
 
 class File(Base):
-    """`status`: uploaded → processing → processed | error."""
+    """`status`: uploaded → processing → processed | error. `lease_until`: until then one worker validates it."""
 
     __tablename__ = "files"
     id: Mapped[str] = mapped_column(primary_key=True, default=lambda: new_id("file"))
@@ -23,6 +23,7 @@ class File(Base):
     status: Mapped[str] = mapped_column(default="uploaded", index=True)
     status_details: Mapped[str | None]
     expires_at: Mapped[datetime | None]
+    lease_until: Mapped[datetime | None]
     deleted_at: Mapped[datetime | None]
     created_at: Mapped[datetime] = mapped_column(default=utc_now)
 

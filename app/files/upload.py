@@ -13,7 +13,7 @@ from app.accounts.tables import Account
 from app.database import utc_now
 from app.errors import InsufficientStorage, NotFound, RequestTooLarge
 from app.files.find import used_bytes
-from app.files.rules import FINE_TUNE
+from app.files.rules import FINE_TUNE, RESULTS
 from app.files.tables import File
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, TaskName, enqueue
@@ -39,12 +39,13 @@ def check_disk(incoming: int) -> None:
 def save_file(
     tx: Session, account_id: str, stream: IO[bytes], filename: str, purpose: str, lifetime: int | None = None
 ) -> File:
-    """Store the bytes and their row; a training file is sent to be validated.
+    """Store the bytes and their row; a training file is sent to be validated, the results of one count in no quota.
 
     `lifetime` in seconds. Raises RequestTooLarge past the account's quota, InsufficientStorage.
     """
     digest, size = measure(stream)
-    check_quota(tx, account_id, size)
+    if purpose != RESULTS:
+        check_quota(tx, account_id, size)
     check_disk(size)
     lock_blob(tx, digest)
     blob = put(stream)

@@ -9,13 +9,16 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.fine_tuning.methods import Method
+from app.fine_tuning.methods import Method, method_of
 from app.fine_tuning.rules import estimated_seconds, peak_memory_bytes
+from app.fine_tuning.size import sizes
 from app.fine_tuning.tables import FineTuningJob
 from app.variants.tables import BaseModel
 
 REMEMBERED_JOBS = 20
 ALIKE = 5
+# The speed of a model says nothing about one so many times larger or smaller.
+ALIKE_SIZE = 4
 
 
 @dataclass(frozen=True)
@@ -38,39 +41,49 @@ class Expectation:
 
 
 def expect(tx: Session, base: BaseModel, method: Method, work: Work) -> Expectation:
-    found = measured(tx, base.id, method)
-    parameters, shape = base.parameters or 0, base.shape
-    arithmetic = peak_memory_bytes(parameters, shape.get("layers", 0), shape.get("hidden_size", 0))
-    if method.makes_base:
-        # Weights, gradients and two moments in 32 bits.
-        arithmetic += 16 * parameters
+    size, arithmetic = needs(base, method)
+    found = [each for each in measured(tx, base, method) if 1 / ALIKE_SIZE <= each["size"] / size <= ALIKE_SIZE]
     if not found:
-        return Expectation(estimated_seconds(work.tokens, parameters), arithmetic, 0)
-    memory = max(int(each.get("peak_memory_bytes", 0)) for each in found) or arithmetic
-    return Expectation(round(seconds_of(work, found), 1), memory, len(found))
+        return Expectation(estimated_seconds(work.tokens, size, method.makes_base), arithmetic, 0)
+    peaks = [(each["peak_memory_bytes"], each["arithmetic"]) for each in found if each.get("peak_memory_bytes")]
+    # A larger model needs more than the measured ones by what arithmetic says; a smaller one at most their least.
+    memory = max(min(peaks)[0], *(peak + arithmetic - theirs for peak, theirs in peaks)) if peaks else arithmetic
+    return Expectation(round(seconds_of(work, size, found), 1), int(memory), len(found))
 
 
-def measured(tx: Session, base_id: str, method: Method) -> list[dict[str, Any]]:
-    """The timings of the newest jobs that ran in one piece: tokens, steps, loop_seconds, seconds, peak_memory_bytes."""
+def needs(base: BaseModel, method: Method) -> tuple[int, int]:
+    """Parameters of the model that is trained (at least 1), and the bytes that its training should take."""
+    size = sizes(method, base.parameters or 0, base.shape)[-1]
+    return max(1, size.parameters), peak_memory_bytes(size.parameters, size.layers, size.width, method.makes_base)
+
+
+def measured(tx: Session, base: BaseModel, method: Method) -> list[dict[str, Any]]:
+    """The timings of the newest jobs that ran in one piece: tokens, steps, loop_seconds, seconds, peak_memory_bytes;
+    with the `size` (parameters) and the `arithmetic` (bytes) of their models.
+    """
     timing = FineTuningJob.result["timing"]
-    query = select(timing).where(
-        FineTuningJob.base_id == base_id,
+    query = select(timing, FineTuningJob.method).where(
+        FineTuningJob.base_id == base.id,
         FineTuningJob.status == "succeeded",
         FineTuningJob.method["type"].as_string() == method.type,
         FineTuningJob.method["settings"]["adapter"].as_string() == method.settings.adapter,
         timing["loop_seconds"].as_float() > 0,
     )
-    return list(tx.scalars(query.order_by(FineTuningJob.finished_at.desc()).limit(REMEMBERED_JOBS)))
+    rows = tx.execute(query.order_by(FineTuningJob.finished_at.desc()).limit(REMEMBERED_JOBS))
+    sized = [(timing, needs(base, method_of(theirs))) for timing, theirs in rows]
+    return [{**timing, "size": size, "arithmetic": arithmetic} for timing, (size, arithmetic) in sized]
 
 
-def seconds_of(work: Work, found: Sequence[dict[str, Any]]) -> float:
-    """A loop at the speed of the jobs whose steps were most alike, and the median of what comes before and after it."""
+def seconds_of(work: Work, size: int, found: Sequence[dict[str, Any]]) -> float:
+    """A loop at the speed per parameter of the jobs whose steps were most alike, and the median of what comes before
+    and after it.
+    """
 
     def unlikeness(each: dict[str, Any]) -> float:
         theirs = each["tokens"] / each["steps"]
         return abs(math.log(max(theirs, 1e-9) / max(work.tokens / max(work.steps, 1), 1e-9)))
 
     alike = sorted(found, key=unlikeness)[:ALIKE]
-    rate = statistics.median(each["tokens"] / each["loop_seconds"] for each in alike)
+    rate = statistics.median(each["size"] * each["tokens"] / each["loop_seconds"] for each in alike)
     around = statistics.median(each["seconds"] - each["loop_seconds"] for each in found)
-    return float(around + work.tokens / rate)
+    return float(around + size * work.tokens / rate)

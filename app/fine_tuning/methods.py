@@ -1,5 +1,6 @@
 """The ways of training: what each method can be told, which rows it wants, where its rates begin. Pure."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
@@ -70,11 +71,6 @@ class Pretraining(Strict):
     context: int = Field(default=PRETRAINING_CONTEXT, ge=16, le=8192)
     tokenizer: Literal["train", "base"] = "train"
     vocabulary: int = Field(default=4096, ge=272, le=100_000)
-
-    @property
-    def parameters(self) -> int:
-        """About: four widths squared of attention and eight of MLP a layer, and the tied embedding."""
-        return self.width * (12 * self.layers * self.width + self.vocabulary)
 
 
 AnySettings = Supervised | Dpo | Unlikelihood | ContinuedPretraining | Pretraining
@@ -164,9 +160,6 @@ def check_method(type: str, given: Mapping[str, Any], changes: list[Any] | None)
         raise refusal(error, where) from error
     if isinstance(settings, Pretraining) and settings.width % (2 * settings.heads):
         raise InvalidHyperparameter("width must be an even multiple of heads.", param=f"{where}.width")
-    if isinstance(settings, Pretraining) and settings.parameters > MOST_NEW_PARAMETERS:
-        text = f"A new model has at most {MOST_NEW_PARAMETERS} parameters; this one would have {settings.parameters}."
-        raise InvalidHyperparameter(text, param=f"{where}.layers")
     if changes and (type == "pretraining" or settings.adapter != NONE):
         raise InvalidValue("A model that is changed is trained whole: adapter 'none'.", param=f"method.{type}")
     try:
@@ -207,3 +200,9 @@ def block_tokens(method: Method, context_length: int) -> int | None:
     if isinstance(method.settings, Pretraining):
         return method.settings.context
     return method.settings.block(context_length) if isinstance(method.settings, ContinuedPretraining) else None
+
+
+def training_rows(method: Method, report: Mapping[str, Any], context_length: int | None) -> int:
+    """What batches are made of: the file's rows, or the blocks that its texts fill."""
+    block = block_tokens(method, context_length or MOST_BLOCK)
+    return math.ceil(report["tokens"] / block) if block else int(report["rows"])

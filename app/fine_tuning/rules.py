@@ -159,14 +159,17 @@ def training_price(tokens: int, micros_per_million: int) -> int:
     return -(-tokens * micros_per_million // 1_000_000)
 
 
-def estimated_seconds(tokens: int, parameters: int) -> float:
-    """Forward and backward through a frozen base: 4 operations per parameter and token."""
-    return round(START_SECONDS + 4 * parameters * tokens / FLOPS_PER_SECOND, 1)
+def estimated_seconds(tokens: int, parameters: int, whole: bool) -> float:
+    """Forward and backward: 4 operations per parameter and token, 6 where the `whole` model learns."""
+    return round(START_SECONDS + (6 if whole else 4) * parameters * tokens / FLOPS_PER_SECOND, 1)
 
 
-def peak_memory_bytes(parameters: int, layers: int, hidden_size: int) -> int:
-    """Weights in 16 bits, the activations of one pack, the runtime."""
-    return 2 * parameters + ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS + RUNTIME_BYTES
+def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool) -> int:
+    """Weights in 16 bits, the activations of one pack, the runtime; where the `whole` model learns, weights,
+    gradients and two moments in 32 bits too.
+    """
+    activations = ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS
+    return (18 if whole else 2) * parameters + activations + RUNTIME_BYTES
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

@@ -17,8 +17,9 @@ from app.files.tables import File
 from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
-from app.fine_tuning.methods import Method, wrong_rows
+from app.fine_tuning.methods import Method, training_rows, wrong_rows
 from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
+from app.fine_tuning.size import check_size
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
@@ -67,7 +68,8 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
     if needing and request.validation_file is None:
         raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
     if request.validation_file is not None:
-        training_file(tx, account_id, request.validation_file, "validation_file")
+        held_out = training_file(tx, account_id, request.validation_file, "validation_file")
+        fitting_report(tx, request.method, held_out, "validation_file")
     job_id = new_id("ftjob")
     try:
         hold(tx, account_id, plan.price, KIND, job_id)
@@ -103,14 +105,13 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     """Which base, which file, at most how many tokens at what price."""
     parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
     base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
+    check_size(request.method, base.parameters or 0, base.shape)
     file = training_file(tx, account_id, request.training_file, "training_file")
-    found = find_report(tx, file.id)
-    report = found.report if found else None
-    if report and (trouble := wrong_rows(request.method.type, report)):
-        raise InvalidTrainingFile(trouble, param="training_file")
+    report = fitting_report(tx, request.method, file, "training_file")
     # A new tokenizer counts otherwise than the base's, which the report was made with.
     known = report and request.method.type != "pretraining"
-    rows, tokens = (report["rows"], report["tokens"]) if report and known else (None, None)
+    rows = training_rows(request.method, report, base.context_length) if report else None
+    tokens = report["tokens"] if report and known else None
     most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
     rows = rows or max(1, most // TOKENS_PER_ROW)
     resolved = resolve(request.hyperparameters, rows)
@@ -118,6 +119,14 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     expected = expect(tx, base, request.method, Work(most, steps))
     price = training_price(most, base.training_micros_per_million_tokens)
     return Plan(base, parent, file, report, most, price, expected)
+
+
+def fitting_report(tx: Session, method: Method, file: File, param: str) -> dict[str, Any] | None:
+    """What validation found, once it has looked. Raises InvalidTrainingFile where the rows do not suit the method."""
+    found = find_report(tx, file.id)
+    if found and (trouble := wrong_rows(method.type, found.report)):
+        raise InvalidTrainingFile(trouble, param=param)
+    return found.report if found else None
 
 
 def training_file(tx: Session, account_id: str, file_id: str, param: str) -> File:

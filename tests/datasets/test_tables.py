@@ -8,10 +8,17 @@ from typing import Any
 import pyarrow
 import pytest
 from pyarrow import parquet
+from sqlalchemy import update
 
+from app.database import transaction
+from app.files.tables import File
+from app.files.upload import uploads
+from app.files.validation import begin_validation
 from app.settings import get_settings
+from app.variants.bases import ready_bases
 from tests.datasets.conftest import Owner
 from workers.datasets.child import Work, WorkRefused, run_child
+from workers.fine_tuning.validate_file import check_file, refuse, validate_file
 
 
 def table(columns: dict[str, Any], **options: Any) -> bytes:
@@ -141,6 +148,32 @@ def test_a_child_that_wants_too_much_memory_ends_alone(tmp_path: Path) -> None:
     source.write_bytes(table({"messages": [messages("a", "y" * 900_000)] * 200}, compression="zstd"))
     with pytest.raises(WorkRefused, match="malloc of size"):
         run_child(work)
+
+
+def test_a_second_message_leaves_a_table_to_the_worker_that_reads_it(owner: Owner) -> None:
+    file_id = owner.upload(b"question,answer\nHow?,So.\n", "t.csv")["id"]
+    with transaction() as tx:
+        assert begin_validation(tx, file_id) is not None
+    validate_file(file_id)
+    assert owner.get(f"/v1/files/{file_id}")["status"] == "processing"
+
+
+def test_who_was_overtaken_in_a_conversion_leaves_the_file_as_it_is(owner: Owner) -> None:
+    file_id = owner.upload(b"question,answer\nHow?,So.\n", "t.csv")["id"]
+    with transaction() as tx:
+        slow = begin_validation(tx, file_id)
+        base = ready_bases(tx)[0]
+    with transaction() as tx:
+        tx.execute(update(File).where(File.id == file_id).values(lease_until=None))
+    assert slow is not None
+    validate_file(file_id)
+    before = owner.get(f"/v1/files/{file_id}")
+    table_bytes = uploads().put([b"question,answer\nHow?,So.\n"])
+    assert slow.digest == table_bytes.digest
+    assert check_file(slow, base) is None
+    refuse(slow, "the table could not be read")
+    assert owner.get(f"/v1/files/{file_id}") == before
+    assert before["status"] == "processed"
 
 
 def test_nobody_trains_on_a_table_before_it_is_rows(owner: Owner) -> None:

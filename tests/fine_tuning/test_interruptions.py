@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.billing.wallet import read_wallet
 from app.database import transaction
-from app.settings import MEGABYTE
+from app.fine_tuning.tables import FineTuningJob
+from app.settings import MEGABYTE, get_settings
 from tests.conftest import Base, Signed
 from tests.fine_tuning.conftest import chat_rows
 from tests.fine_tuning.runs import (
@@ -84,6 +86,24 @@ def test_a_full_disk_a_kill_inside_a_checkpoint_and_its_owner_stop_a_job_that_th
     assert held(user) == 0
     assert post(client, user, job, "pause")["error"]["code"] == "job_not_pausable"
     assert post(client, user, job, "resume")["error"]["code"] == "job_not_resumable"
+
+
+def test_a_finished_training_is_kept_past_its_owners_quota_and_waits_for_room_on_a_full_disk(
+    client: TestClient, signed_up: SignUp, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job = new_job(client, signed_up(), base.id, chat_rows(4), hyperparameters={"n_epochs": 1})
+    monkeypatch.setenv("GPTSTORE_API__ACCOUNT_QUOTA_BYTES", "1")
+    try:
+        for least, status in ((EVERYTHING, "paused"), (1, "succeeded")):
+            monkeypatch.setenv("GPTSTORE_API__MIN_FREE_DISK_BYTES", str(least))
+            get_settings.cache_clear()
+            make_runner(tmp_path).wake()
+            assert row_of(job).status == status
+            with transaction() as tx:
+                tx.execute(update(FineTuningJob).where(FineTuningJob.status == "paused").values(status="queued"))
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
 
 
 @pytest.fixture

@@ -13,6 +13,8 @@ from tests.fine_tuning.conftest import Create, Upload, chat_rows
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
+# Each change alone is allowed; together they make 13 thousand million parameters of the tiny base.
+GROWN = [{"type": "widen_mlp", "width": 65_536}] + [{"type": "repeat_layers", "layers": [0] * 64}] * 15
 SignUp = Callable[..., Signed]
 
 
@@ -157,6 +159,11 @@ def test_a_file_with_bad_rows_fails_its_job_by_line_and_costs_nothing(
             "invalid_value",
             "method.supervised.model_changes",
         ),
+        (
+            {"method": {"type": "supervised", "supervised": {"model_changes": GROWN}}},
+            "invalid_value",
+            "method.supervised.model_changes",
+        ),
         ({"suffix": "a:b"}, "invalid_value", "suffix"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "invalid_value", "metadata"),
         ({"model": "gpt-5"}, "model_not_found", "model"),
@@ -192,6 +199,29 @@ def test_limits_of_an_account_and_repeats_of_a_key(
     refused = client.post(f"/v1/fine_tuning/jobs/{jobs[0]}/cancel", headers=user.headers)
     assert (refused.status_code, refused.json()["error"]["code"]) == (409, "job_not_cancellable")
     assert wallet(user)[1] == 0
+
+
+def test_the_epochs_that_are_paid_for_are_those_of_the_blocks_that_texts_fill(
+    client: TestClient, signed_up: SignUp, upload: Upload, base: Base
+) -> None:
+    user = signed_up()
+    training = upload(user, b"\n".join(b'{"text": "the quick brown fox"}' for _ in range(150)))
+    validate_file(training)
+    report = client.get(f"/v1/files/{training}/report", headers=user.headers).json()["report"]
+    terms = {"model": base.id, "training_file": training, "method": {"type": "continued_pretraining"}}
+    estimate = client.post("/v1/fine_tuning/estimate", json=terms, headers=user.headers).json()
+    assert estimate["trained_tokens"] == 3 * report["tokens"]
+
+
+def test_held_out_rows_of_another_kind_are_refused_at_once(
+    client: TestClient, signed_up: SignUp, upload: Upload, base: Base
+) -> None:
+    user = signed_up()
+    held_out = upload(user, b'{"text": "the quick brown fox"}')
+    validate_file(held_out)
+    body = {"model": base.id, "training_file": upload(user, chat_rows(4)), "validation_file": held_out}
+    error = client.post("/v1/fine_tuning/jobs", json=body, headers=user.headers).json()["error"]
+    assert (error["code"], error["param"]) == ("invalid_training_file", "validation_file")
 
 
 def test_a_job_beyond_the_wallet_is_refused_and_its_estimate_says_so(

@@ -6,16 +6,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from peft import PeftModel
 from starlette.testclient import TestClient
 from transformers import AutoModelForCausalLM
 
 from app.database import transaction
+from app.settings import get_settings
 from app.variants.variants import find_variant
 from tests.conftest import Base, Signed
 from tests.tiny_base import tiny_adapter
-from workers.fine_tuning.merge import merge_variant
+from workers.fine_tuning.merge import Merges, merge_variant
 
 SignUp = Callable[..., Signed]
 IDS = torch.tensor([[5, 60, 200, 7, 31]])
@@ -73,3 +75,36 @@ def test_an_adapter_loads_in_peft_and_merged_is_the_same_model(
     alone = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
     torch.testing.assert_close(logits(alone), expected, atol=0.05, rtol=0.05)
     assert download(client, signed_up(), model).json()["error"]["code"] == "model_not_found"
+
+
+def test_a_merge_without_room_on_the_disk_says_so(
+    client: TestClient, signed_up: SignUp, base: Base, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = signed_up()
+    model = uploaded(client, user, base, tiny_adapter(base.source, tmp_path / "trained", seed=5))
+    assert download(client, user, model, format="merged").status_code == 202
+    with transaction() as tx:
+        variant_id = find_variant(tx, user.account_id, model).id
+    monkeypatch.setenv("GPTSTORE_API__MIN_FREE_DISK_BYTES", str(2**60))
+    get_settings.cache_clear()
+    try:
+        merge_variant(variant_id)
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    error = download(client, user, model, format="merged").json()["error"]
+    assert (error["code"], "disk is nearly full" in error["message"]) == ("export_failed", True)
+
+
+def test_a_merge_begins_when_the_one_before_has_ended() -> None:
+    seen: list[str] = []
+
+    def merge(variant_id: str) -> None:
+        seen.append(f"{variant_id} begins")
+        if variant_id == "first":
+            merges.wake("second")
+        seen.append(f"{variant_id} ends")
+
+    merges = Merges(merge)
+    merges.wake("first")
+    assert seen == ["first begins", "first ends", "second begins", "second ends"]

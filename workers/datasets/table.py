@@ -7,7 +7,7 @@ import structlog
 from sqlalchemy.orm import Session
 
 from app.database import transaction
-from app.errors import AppError
+from app.errors import AppError, NotFound
 from app.files.delete import remove_bytes
 from app.files.structure import table_format
 from app.files.tables import File
@@ -18,8 +18,15 @@ from workers.datasets.child import ChildBroke, Work, WorkRefused, run_child
 log = structlog.get_logger(__name__)
 
 
+class Overtaken(Exception):
+    """The file was deleted, or another worker has converted it."""
+
+
 def convert_table(file: File) -> dict[str, Any]:
-    """What was converted, for the report; `file` then has its new digest. Nothing for JSONL. Raises WorkRefused."""
+    """What was converted, for the report; `file` then has its new digest. Nothing for JSONL.
+
+    Raises WorkRefused, Overtaken.
+    """
     format = table_format(file.filename)
     if format is None:
         return {}
@@ -36,6 +43,8 @@ def convert_table(file: File) -> dict[str, Any]:
         try:
             with transaction() as tx:
                 keep(tx, file, rows)
+        except NotFound as error:
+            raise Overtaken(file.id) from error
         except AppError as error:
             raise WorkRefused(error.message) from error
     remove_bytes(table)

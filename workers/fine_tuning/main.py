@@ -10,7 +10,7 @@ from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, sender
 from workers.celery_app import make_worker, run_worker
 from workers.datasets.task import ReportRunner
-from workers.fine_tuning.merge import merge_variant
+from workers.fine_tuning.merge import Merges, merge_variant
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
@@ -22,6 +22,7 @@ CONCURRENCY = 4
 def main() -> None:
     """Serve until SIGTERM; a training under way then checkpoints and its job goes back to the queue."""
     runner, reports = JobRunner(get_settings().fine_tuning), ReportRunner()
+    merges = Merges(merge_variant)
     app = make_worker([FINE_TUNING_QUEUE, DATASETS_QUEUE, MODEL_IMPORT_QUEUE], CONCURRENCY)
 
     @app.task(name=TaskName.FINE_TUNE.value)
@@ -44,7 +45,7 @@ def main() -> None:
 
     @app.task(name=TaskName.MERGE_VARIANT.value)
     def merge(variant_id: str) -> None:
-        merge_variant(variant_id)
+        merges.wake(variant_id)
 
     def look_once(**_: object) -> None:
         """Jobs may have become due while no worker lived."""

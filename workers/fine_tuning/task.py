@@ -1,22 +1,20 @@
 """The body of `fine_tuning.run`: claim due jobs and see each through a child process to its end."""
 
-import math
 import shutil
 import threading
 import time
-from collections.abc import Mapping
-from typing import Any
 
 import structlog
 
 from app.database import transaction
+from app.errors import InsufficientStorage
 from app.files.find import find_report
 from app.files.tables import File
 from app.files.upload import uploads
 from app.fine_tuning import finish, progress
 from app.fine_tuning.claim import Slot, claim_next, tell_what_does_not_fit
 from app.fine_tuning.events import Event, last_reported_step, told_messages
-from app.fine_tuning.methods import Method, block_tokens, method_of, peak_rate, wrong_rows
+from app.fine_tuning.methods import method_of, peak_rate, training_rows, wrong_rows
 from app.fine_tuning.pause import rest
 from app.fine_tuning.progress import LostLease
 from app.fine_tuning.rules import Hyperparameters, explain, resolve
@@ -93,7 +91,7 @@ class JobRunner:
             log.warning("job_overtaken", job_id=job.id)
         except Exception as error:  # whatever broke, the job must not stay claimed
             log.exception("job_attempt_failed", job_id=job.id)
-            full = isinstance(error, StorageFull) or is_disk_full(error)
+            full = isinstance(error, StorageFull | InsufficientStorage) or is_disk_full(error)
             ending = Ending(1, "disk_full" if full else None, f"{type(error).__name__} while training")
             self.mourn(job, ending)
 
@@ -170,7 +168,7 @@ class JobAttempt:
                 self._fail("invalid_training_file", trouble, name)
                 return None
         asked = Hyperparameters(**job.hyperparameters)
-        rows = training_rows(method, reports["training_file"], base.context_length or 2048)
+        rows = training_rows(method, reports["training_file"], base.context_length)
         resolved = resolve(asked, rows)
         with transaction() as tx:
             explained = explain(asked, resolved, rows, peak_rate(method))
@@ -263,9 +261,3 @@ class JobAttempt:
 
     def _forget_work(self) -> None:
         shutil.rmtree(self.work, ignore_errors=True)
-
-
-def training_rows(method: Method, report: Mapping[str, Any], context_length: int) -> int:
-    """What batches are made of: the file's rows, or the blocks that its texts fill."""
-    block = block_tokens(method, context_length)
-    return math.ceil(report["tokens"] / block) if block else int(report["rows"])

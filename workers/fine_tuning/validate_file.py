@@ -1,18 +1,23 @@
 """The body of `fine_tuning.validate_file`: count a training file with the tokenizer of the store's own base."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import structlog
+from sqlalchemy.exc import OperationalError
 
 from app.database import transaction
 from app.files.tables import File
 from app.files.upload import uploads
-from app.files.validation import begin_validation, finish_validation
+from app.files.validation import LEASE, begin_validation, finish_validation, renew_validation
 from app.settings import get_settings
 from app.variants.bases import ready_bases
 from app.variants.tables import BaseModel
 from models_registry.prompt import Renderer
 from models_registry.store import open_store
 from workers.datasets.child import WorkRefused
-from workers.datasets.table import convert_table
+from workers.datasets.table import Overtaken, convert_table
 from workers.fine_tuning.dataset import Report, validate
 
 log = structlog.get_logger(__name__)
@@ -28,7 +33,30 @@ def validate_file(file_id: str) -> None:
         base = next((each for each in bases if each.id == default), bases[0])
         file = begin_validation(tx, file_id)
     if file is not None:
-        check_file(file, base)
+        with leased(file):
+            check_file(file, base)
+
+
+@contextmanager
+def leased(file: File) -> Iterator[None]:
+    """Nobody else begins to validate the file meanwhile, however long it takes."""
+    done = threading.Event()
+    keeper = threading.Thread(target=keep_lease, args=(file.id, done), name=f"lease-{file.id}", daemon=True)
+    keeper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        keeper.join()
+
+
+def keep_lease(file_id: str, done: threading.Event) -> None:
+    while not done.wait(LEASE.total_seconds() / 3):
+        try:
+            with transaction() as tx:
+                renew_validation(tx, file_id)
+        except OperationalError as error:
+            log.warning("lease_not_renewed", file_id=file_id, error=type(error).__name__)
 
 
 def check_file(file: File, base: BaseModel) -> str | None:
@@ -38,10 +66,13 @@ def check_file(file: File, base: BaseModel) -> str | None:
         converted = convert_table(file)
     except WorkRefused as refused:
         return refuse(file, str(refused))
+    except Overtaken:
+        log.warning("validation_overtaken", file_id=file.id)
+        return None
     report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048)
     trouble = report.trouble()
     with transaction() as tx:
-        finish_validation(tx, file.id, report.as_json() | converted, trouble)
+        finish_validation(tx, file, report.as_json() | converted, trouble)
     log.info("file_validated", file_id=file.id, rows=report.rows, problems=report.problem_count)
     return trouble
 
@@ -51,6 +82,6 @@ def refuse(file: File, trouble: str) -> str:
     report = Report()
     report.add_problem(1, "unreadable", trouble)
     with transaction() as tx:
-        finish_validation(tx, file.id, report.as_json(), trouble)
+        finish_validation(tx, file, report.as_json(), trouble)
     log.info("table_refused", file_id=file.id)
     return trouble

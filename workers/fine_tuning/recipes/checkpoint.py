@@ -17,11 +17,13 @@ TENSORS, STATE = "state.safetensors", "state.json"
 def save_checkpoint(
     work: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], min_free_bytes: int = 0
 ) -> Path:
-    """Keep this step's state and forget earlier ones.
+    """Keep this step's state, unless it is kept already, and forget earlier ones.
 
     Raises OSError when the disk is full, or would have less than `min_free_bytes` left; the last state then stays.
     """
     folder, temporary = work / f"step-{step:09d}", work / "new"
+    if folder in checkpoints(work):
+        return folder
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:

@@ -5,7 +5,6 @@ kept beside the checkpoints: no second model in memory and no second forward pas
 """
 
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,10 +29,8 @@ def dpo(parent: Parent) -> None:
     renderer = Renderer.load(tokenizer)
     rows = needed(read_preferences(Path(spec.training), renderer, spec.context_length), "preference")
     held_out = read_preferences(Path(spec.validation), renderer, spec.context_length) if spec.validation else []
-    begun = time.monotonic()
     found = reference_logprobs(Path(spec.work), model, rows + held_out, device, spec.pack_tokens)
-    seconds = round(time.monotonic() - begun, 3)
-    parent.tell("note", message=f"Reference of {len(found)} pairs at hand after {seconds:.1f} s", seconds=seconds)
+    parent.tell("note", message=f"Reference of {len(found)} pairs at hand")
     known = [row._replace(reference=pair) for row, pair in zip(rows + held_out, found, strict=True)]
     objective = Preference(settings.strength)
     carry_out(Run(parent, model, trainable, objective, known[: len(rows)], known[len(rows) :]))

@@ -4,21 +4,19 @@ On a CPU a resumed run gives the very bytes of an uninterrupted one: which rows 
 the state on disk is the whole state.
 """
 
-import csv
 import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
 from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
-from workers.fine_tuning.recipes.objective import Objective, perplexity
+from workers.fine_tuning.recipes.objective import Objective
+from workers.fine_tuning.recipes.outcome import final_metrics, finish
 from workers.fine_tuning.recipes.process import Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
@@ -231,58 +229,12 @@ class Run:
         if step == self.step:
             self.trainable.save(folder)
         if folder.exists():
-            metrics = self.final_metrics(step, full=False)
+            metrics = final_metrics(self, step, full=False)
             self.parent.tell("epoch", step=step, folder=str(folder), metrics=metrics)
 
     def say(self) -> list[str]:
         tokenizer = getattr(self.trainable, "tokenizer", Path(self.spec.base))
         return answers(self.model, tokenizer, self.prompts, self.device) if self.prompts else []
-
-    def samples(self) -> list[dict[str, str]]:
-        renderer = Renderer.load(getattr(self.trainable, "tokenizer", Path(self.spec.base)))
-        texts = [renderer.decode(prompt) for prompt in self.prompts]
-        rows = zip(texts, self.said_before, self.say(), strict=True)
-        return [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in rows]
-
-    def final_metrics(self, step: int, *, full: bool) -> dict[str, Any]:
-        last = self.history[step - 1]
-        shown = {
-            name: value for name, value in last.items() if name not in ("step", "lr", "loss") and "valid" not in name
-        }
-        metrics: dict[str, Any] = {"step": step, "train_loss": last["loss"]}
-        metrics |= {f"train_{name}": value for name, value in shown.items()}
-        if self.held_out and full:
-            found = self.evaluate(self.held_out)
-            metrics |= {f"full_valid_{name}": value for name, value in found.items()}
-            if "mean_token_accuracy" in found:
-                metrics["full_valid_perplexity"] = perplexity(found["loss"])
-        return metrics
-
-    def finish(self) -> None:
-        """Keep and measure the result, write the figures of every step, report."""
-        folder = self.work / "result"
-        kept, done = self.step, self.step // self.per_epoch
-        if self.spec.keep == "best" and self.best.step not in (0, self.step):
-            kept = self.best.step
-            self.trainable.weights.copy_(self.best.weights())
-            self.trainable.publish()
-            self.parent.tell("note", message=f"Kept the state after step {kept}, the best on the held-out rows")
-        facts = self.trainable.save(folder)
-        metrics = self.final_metrics(kept, full=True) | {"base_valid_loss": self.base.get("loss")}
-        if "mean_token_accuracy" in self.base:
-            metrics["base_valid_mean_token_accuracy"] = self.base["mean_token_accuracy"]
-            metrics["base_valid_perplexity"] = perplexity(self.base["loss"])
-        figures = self.work / "step_metrics.csv"
-        columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
-        keys = ["step", "loss", "mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy"]
-        more = sorted({name for each in self.history for name in each} - {*keys, "lr"})
-        with figures.open("w", newline="") as target:
-            writer = csv.writer(target)
-            writer.writerow(columns + more)
-            writer.writerows([each.get(key, "") for key in keys + more] for each in self.history)
-        extra: dict[str, Any] = {} if facts is None else {"facts": facts.model_dump()}
-        extra |= {"trained_tokens": sum(self.lengths) * done, "samples": self.samples()}
-        self.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, **extra)
 
 
 def rounded(figures: dict[str, float]) -> dict[str, float]:
@@ -298,6 +250,6 @@ def carry_out(run: Run) -> None:
     """From the newest checkpoint to the result."""
     run.resume()
     if run.train():
-        run.finish()
+        finish(run)
     else:
         run.parent.tell("stopped")
