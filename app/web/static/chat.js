@@ -1,6 +1,9 @@
 // The try-it chat: streams an answer, can be stopped, says in words what went wrong and what it cost.
 import { events } from "./sse.js";
 
+// In tokens: a model that finds no end would write until its context is full.
+const LONGEST_ANSWER = 400;
+
 for (const chat of document.querySelectorAll("[data-chat]")) start(chat);
 
 function start(chat) {
@@ -37,7 +40,7 @@ function start(chat) {
       for await (const chunk of await stream()) {
         if (chunk.error) throw new Error(chunk.error.message);
         const piece = chunk.choices[0]?.delta.content ?? "";
-        if (piece) grow(bubble, piece);
+        if (piece) (tell("Writing …"), grow(bubble, piece));
         usage = chunk.usage ?? usage;
       }
     } catch (error) {
@@ -56,7 +59,13 @@ function start(chat) {
     const response = await fetch("/v1/chat/completions", {
       method: "POST",
       headers: { "content-type": "application/json", "x-csrf-token": chat.dataset.csrf },
-      body: JSON.stringify({ model: chat.dataset.model, messages, stream: true, stream_options: { include_usage: true } }),
+      body: JSON.stringify({
+        model: chat.dataset.model,
+        messages,
+        max_tokens: LONGEST_ANSWER,
+        stream: true,
+        stream_options: { include_usage: true },
+      }),
       signal: leaving.signal,
     });
     if (response.ok) return events(response);
