@@ -15,7 +15,7 @@ from app.files.tables import File
 from app.files.upload import uploads
 from app.files.validation import begin_validation
 from app.settings import get_settings
-from app.variants.bases import ready_bases
+from app.variants.bases import find_base
 from tests.datasets.conftest import Owner
 from workers.datasets.child import Work, WorkRefused, run_child
 from workers.fine_tuning.validate_file import check_file, refuse, validate_file
@@ -162,7 +162,7 @@ def test_who_was_overtaken_in_a_conversion_leaves_the_file_as_it_is(owner: Owner
     file_id = owner.upload(b"question,answer\nHow?,So.\n", "t.csv")["id"]
     with transaction() as tx:
         slow = begin_validation(tx, file_id)
-        base = ready_bases(tx)[0]
+        base = find_base(tx, "tiny-llama")
     with transaction() as tx:
         tx.execute(update(File).where(File.id == file_id).values(lease_until=None))
     assert slow is not None
