@@ -85,10 +85,10 @@ def base_of(tx: Session, variant: Variant) -> BaseModel:
     return base
 
 
-def ready_bases(tx: Session, *, trained: bool = False) -> list[BaseModel]:
-    """The store's own; with `trained` also accounts' bases, which are called through their variants only."""
-    ready = select(BaseModel).where(BaseModel.status == "ready").order_by(BaseModel.id)
-    return list(tx.scalars(ready if trained else ready.where(BaseModel.account_id.is_(None))))
+def ready_bases(tx: Session) -> list[BaseModel]:
+    """The store's own; accounts' bases are called through their variants only."""
+    ready = select(BaseModel).where(BaseModel.status == "ready", BaseModel.account_id.is_(None))
+    return list(tx.scalars(ready.order_by(BaseModel.id)))
 
 
 def add_trained_base(

@@ -39,8 +39,8 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
         patch.setattr(tile, "HAS_PAIRS", False)
-        patch.setattr(tile, "DOTS", {pair: tile.dots(pair) for pair in (True, False)})
-        patch.setattr(tile, "MULTIPLY", {key: tile.family(*key) for key in tile.MULTIPLY})
+        patch.setattr(tile, "DOT", tile.dots_of_kind())
+        patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
         yield [importlib.reload(module) for module in kernels]
     for module in kernels:
         importlib.reload(module)

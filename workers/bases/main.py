@@ -22,7 +22,7 @@ from app.database import transaction
 from app.local.services import die_with_parent
 from app.settings import get_settings
 from app.tasks import generation_queue
-from app.variants.bases import ready_bases
+from app.variants.tables import BaseModel
 from workers.bases.roster import Roster
 from workers.liveness import Liveness
 
@@ -56,12 +56,14 @@ def main() -> None:
 def asked(valkey: redis.Redis, ours: frozenset[str]) -> list[str]:
     """Bases with a queue or open calls, but for those that somebody else's worker serves."""
     with transaction() as tx:
-        known = [base.id for base in ready_bases(tx, trained=True)]
+        known = list(tx.scalars(select(BaseModel.id).where(BaseModel.status == "ready").order_by(BaseModel.id)))
         calling = set(tx.scalars(select(Generation.base_id).where(Generation.state == "held").distinct()))
+    with valkey.pipeline(transaction=False) as questions:  # one round trip, however many bases there are
+        for base in known:
+            questions.exists(generation_queue(base))
+        queued = {base for base, found in zip(known, questions.execute(), strict=True) if found}
     elsewhere = {base for base in served(valkey) if base not in ours} | {get_settings().generation.base}
-    return [
-        base for base in known if base not in elsewhere and (base in calling or valkey.exists(generation_queue(base)))
-    ]
+    return [base for base in known if base in calling | queued and base not in elsewhere]
 
 
 def served(valkey: redis.Redis) -> Iterator[str]:

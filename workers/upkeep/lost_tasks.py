@@ -16,7 +16,8 @@ from app.files import reports, validation
 from app.fine_tuning import claim
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, enqueue, generation_queue
-from app.variants.bases import ready_bases, unfinished_imports
+from app.variants.bases import unfinished_imports
+from app.variants.tables import BaseModel
 
 PATIENCE = timedelta(seconds=20)
 CROWD = 1_000
@@ -44,9 +45,11 @@ def resend_reports(tx: Session) -> int:
 
 
 def resend_checks(tx: Session) -> int:
-    bases = [base.id for base in ready_bases(tx, trained=True) if not crowded(generation_queue(base.id))]
     query = select(ListingVersion.id, Listing.base_id).join(Listing, Listing.id == ListingVersion.listing_id)
+    query = query.join(BaseModel, BaseModel.id == Listing.base_id).where(BaseModel.status == "ready")
     query = query.where(ListingVersion.status == "checking", ListingVersion.created_at < utc_now() - PATIENCE)
+    waited_for = tx.scalars(query.with_only_columns(Listing.base_id, maintain_column_froms=True).distinct())
+    bases = [base_id for base_id in waited_for if not crowded(generation_queue(base_id))]
     waiting = tx.execute(query.where(Listing.base_id.in_(bases)).limit(CROWD)).all()
     for version_id, base_id in waiting:
         enqueue(tx, TaskName.CHECK_VERSION, {"version_id": version_id}, generation_queue(base_id))

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 from numba import carray
-from numba.core import types
-from numba.extending import overload
 
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
@@ -32,9 +30,7 @@ from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 STRETCH = 4 * PAGE
 ROWS = 48  # of one task: queries of some positions times the heads of a group
 LEAST = np.float32(-3.0e38)
-_scores_bf16, _scores_fp32 = MULTIPLY[PAGE // LANES, True], MULTIPLY[PAGE // LANES, False]
-_four_bf16, _four_fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
-_one_bf16, _one_fp32 = MULTIPLY[1, True], MULTIPLY[1, False]
+_score, _weigh_four, _weigh_one = MULTIPLY[PAGE // LANES], MULTIPLY[4], MULTIPLY[1]
 
 
 def value_width(head_dim: int) -> int:
@@ -52,42 +48,18 @@ def scratch_bytes(group: int, head_dim: int) -> int:
     return rows * 4 * (head_dim + 2 * STRETCH + value_width(head_dim) + 2)
 
 
-def _scores(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> None:
-    """out[rows, STRETCH] at one page's place = queries · page."""
-    raise NotImplementedError
-
-
-@overload(_scores, inline="always")
-def _scores_of(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> Any:
-    multiply = _scores_bf16 if like.dtype == types.uint16 else _scores_fp32
-
-    def run(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, out: Any, ahead: Any) -> None:
-        multiply(rows, queries, stride, page, 4 * PAGE, words, out, 4 * STRETCH, 0, ahead, 4 * PAGE)
-
-    return run
-
-
+@compiled
 def _weigh(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
     """out[rows, width] += weights · page."""
-    raise NotImplementedError
-
-
-@overload(_weigh, inline="always")
-def _weigh_of(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> Any:
-    four, one = (_four_bf16, _one_bf16) if like.dtype == types.uint16 else (_four_fp32, _one_fp32)
-
-    def run(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
-        at = 0
-        while at + 4 * LANES <= width:
-            place = page + 4 * at
-            four(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
-            at += 4 * LANES
-        while at < width:
-            place = page + 4 * at
-            one(rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
-            at += LANES
-
-    return run
+    at = 0
+    while at + 4 * LANES <= width:
+        place = page + 4 * at
+        _weigh_four(like, rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
+        at += 4 * LANES
+    while at < width:
+        place = page + 4 * at
+        _weigh_one(like, rows, weights, stride, place, 4 * width, words, out + 4 * at, 4 * width, 1, place, 0)
+        at += LANES
 
 
 @compiled
@@ -165,7 +137,8 @@ def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
             for p in range(pages):
                 block = table[stretch // PAGE + p] * kv_heads + head
                 page, ahead = a[2] + block * key_page, a[3] + block * value_page
-                _scores(keys, rows, queries, head_dim * size, page, words, scores_at + 4 * PAGE * p, ahead)
+                to = scores_at + 4 * PAGE * p
+                _score(keys, rows, queries, head_dim * size, page, 4 * PAGE, words, to, 4 * STRETCH, 0, ahead, 4 * PAGE)
             for r in range(rows):
                 position = start + r // group
                 low = max(position + 1 - window - stretch, 0) if window > 0 else 0

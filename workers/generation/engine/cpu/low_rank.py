@@ -11,18 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 from numba import carray
-from numba.core import types
-from numba.extending import overload
 from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, pack_of, store, take, typed
-from workers.generation.engine.cpu.tile import DOTS, LANES, PANEL, RANKS
+from workers.generation.engine.cpu.tile import DOT, LANES, PANEL, RANKS
 
 ENTRY = 5  # integers per part in an adapter's table
 ROWS = 4  # of one task
-_dots_bf16, _dots_fp32 = DOTS[True], DOTS[False]
 
 
 @dataclass(frozen=True)
@@ -74,21 +71,6 @@ def reduce(x: Tensor, changes: Changes) -> Tensor:
     return low
 
 
-def _dots(like: Any, row: Any, lines: Any, words: Any, out: Any) -> None:
-    """out[RANKS] = row · lines, `words` a multiple of LANES."""
-    raise NotImplementedError
-
-
-@overload(_dots, inline="always")
-def _dots_of(like: Any, row: Any, lines: Any, words: Any, out: Any) -> Any:
-    dots = _dots_bf16 if like.dtype == types.uint16 else _dots_fp32
-
-    def run(like: Any, row: Any, lines: Any, words: Any, out: Any) -> None:
-        dots(row, lines, 4 * words, words, out)
-
-    return run
-
-
 @compiled
 def _reduce(pointer: Any, x: Any, low: Any) -> None:
     """Arguments: 1 x, 2 low, 3 in, 4 rows, 5 owners, 6 tables, 7 integers from one adapter's to the next, 8 parts,
@@ -113,7 +95,8 @@ def _reduce(pointer: Any, x: Any, low: Any) -> None:
             for part in range(parts):
                 place = owners[row] * a[7] + part * ENTRY
                 for rank in range(0, tables[place + 2], RANKS):
-                    _dots(x, padded.ctypes.data, tables[place] + rank * words * 4, words, sums.ctypes.data)
+                    lines = tables[place] + rank * words * 4
+                    DOT(x, padded.ctypes.data, lines, 4 * words, words, sums.ctypes.data)
                     for i in range(RANKS):
                         store(low, (row * parts + part) * most + rank + i, sums[i])
 

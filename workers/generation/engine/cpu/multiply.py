@@ -11,8 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 from numba import carray
-from numba.core import types
-from numba.extending import overload
 from torch import Tensor
 
 from workers.generation.engine import cpu
@@ -35,7 +33,7 @@ from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
 ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
 AHEAD = 16 * STEP
-_bf16, _fp32 = MULTIPLY[4, True], MULTIPLY[4, False]
+_times = MULTIPLY[4]
 
 
 def pack(weight: Tensor) -> Tensor:
@@ -88,36 +86,6 @@ def multiply(
     return result
 
 
-def _pass(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> None:
-    """total[rows, PANEL] = rows of x · panel."""
-    raise NotImplementedError
-
-
-@overload(_pass, inline="always")
-def _pass_of(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> Any:
-    product = _bf16 if like.dtype == types.uint16 else _fp32
-
-    def run(like: Any, rows: Any, x: Any, words: Any, panel: Any, total: Any, ahead: Any, ahead_stride: Any) -> None:
-        product(rows, x, 4 * words, panel, STEP, words, total, STEP, 0, ahead, ahead_stride)
-
-    return run
-
-
-def _change(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> None:
-    """total[rows, PANEL] += low · panel."""
-    raise NotImplementedError
-
-
-@overload(_change, inline="always")
-def _change_of(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> Any:
-    product = _bf16 if like.dtype == types.uint16 else _fp32
-
-    def run(like: Any, rows: Any, low: Any, low_stride: Any, panel: Any, stride: Any, words: Any, total: Any) -> None:
-        product(rows, low, low_stride, panel, stride, words, total, STEP, 1, panel, 0)
-
-    return run
-
-
 @compiled
 def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
     """Of `count` rows from `first` on, in one panel; neighbours of one adapter together."""
@@ -134,7 +102,8 @@ def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: A
             if tables[place + 2] > 0 and 0 <= inside < width:
                 low = a[10] + ((first + begin) * parts + part) * rank * size
                 change, words = tables[place + 1] + inside * STEP, tables[place + 2] // pack
-                _change(like, row - begin, low, parts * rank * size, change, width * STEP, words, total + begin * STEP)
+                into, stride = total + begin * STEP, width * STEP
+                _times(like, row - begin, low, parts * rank * size, change, stride, words, into, STEP, 1, change, 0)
 
 
 @compiled
@@ -161,7 +130,8 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
             ahead, stride = later + words // passes * at * STEP, STEP // passes
             if passes == 1:
                 ahead, stride = panel + AHEAD, STEP
-            _pass(x, count, a[1] + first * words * 4, words, panel, address, ahead, stride)
+            source = a[1] + first * words * 4
+            _times(x, count, source, 4 * words, panel, STEP, words, address, STEP, 0, ahead, stride)
             if a[10] != 0:
                 _add_changes(x, a, first, count, task % panels, address)
             for r in range(count):

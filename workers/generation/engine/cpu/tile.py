@@ -13,7 +13,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.core.registry import cpu_target
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import compiled
 
@@ -195,7 +195,7 @@ def dots(pairs: bool) -> Any:
     return run
 
 
-def family(vectors: int, pairs: bool) -> Any:
+def _rows(vectors: int, pairs: bool) -> Any:
     """Any number of rows, as few tiles."""
     six, five, four, three, two, one = (tile(rows, vectors, pairs) for rows in range(MOST, 0, -1))
 
@@ -220,5 +220,49 @@ def family(vectors: int, pairs: bool) -> Any:
     return run
 
 
-DOTS = {pairs: dots(pairs) for pairs in (False, True)}
-MULTIPLY = {(vectors, pairs): family(vectors, pairs) for vectors in (1, 2, 4) for pairs in (False, True)}
+def family(vectors: int) -> Any:
+    """`multiply(like, rows, …)`, then as `tile`: `like` is an array of the kind of numbers that rows and panel hold."""
+    of_pairs = {pairs: _rows(vectors, pairs) for pairs in (False, True)}
+
+    def multiply(  # type: ignore[no-untyped-def]
+        like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
+    ):
+        raise NotImplementedError
+
+    @overload(multiply, inline="always")
+    def chosen(  # type: ignore[no-untyped-def]
+        like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
+    ):
+        product = of_pairs[like.dtype == types.uint16]
+
+        def run(  # type: ignore[no-untyped-def]
+            like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
+        ):
+            product(rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)
+
+        return run
+
+    return multiply
+
+
+def dots_of_kind() -> Any:
+    """`dot(like, row, lines, stride, words, out)`: `dots` for the kind of numbers that `like` holds."""
+    of_pairs = {pairs: dots(pairs) for pairs in (False, True)}
+
+    def dot(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> None:
+        raise NotImplementedError
+
+    @overload(dot, inline="always")
+    def chosen(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> Any:
+        product = of_pairs[like.dtype == types.uint16]
+
+        def run(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> None:
+            product(row, lines, stride, words, out)
+
+        return run
+
+    return dot
+
+
+MULTIPLY = {vectors: family(vectors) for vectors in (1, 2, 4)}
+DOT = dots_of_kind()
