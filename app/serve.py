@@ -4,6 +4,7 @@ import socket
 
 import uvicorn
 
+from app.local.services import end_after_parent
 from app.main import create_app
 from app.settings import get_settings
 
@@ -17,6 +18,7 @@ class AnnouncingServer(uvicorn.Server):
 
 def serve() -> None:
     """Until SIGTERM; open answers get a few seconds to finish."""
+    end_after_parent()
     settings = get_settings().api
     config = uvicorn.Config(
         create_app(),

@@ -63,6 +63,10 @@ def configure_broker(celery: Celery) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_transport_options={
             "socket_connect_timeout": 1.0,
+            # kombu's own default is a hundred tries, two minutes in which a request or a chore hangs
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_max": 0.2,
             "visibility_timeout": 3600,
             "unacked_restore_interval": 1,
             "unacked_restore_throttle": 1,

@@ -19,7 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from app.billing.tables import Generation
 from app.database import transaction
-from app.local.services import die_with_parent
+from app.local.services import die_with_parent, end_after_parent
 from app.settings import get_settings
 from app.tasks import generation_queue
 from app.variants.tables import BaseModel
@@ -34,6 +34,7 @@ STOP_SECONDS = 20.0
 
 def main() -> None:
     """Serve until SIGTERM; running calls finish first."""
+    end_after_parent()
     settings = get_settings().generation
     stopping = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):

@@ -6,6 +6,7 @@ Everything heavy runs in child processes; this one imports no torch.
 import structlog
 from celery import signals
 
+from app.local.services import end_after_parent
 from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, sender
 from workers.celery_app import make_worker, run_worker
@@ -21,6 +22,7 @@ CONCURRENCY = 4
 
 def main() -> None:
     """Serve until SIGTERM; a training under way then checkpoints and its job goes back to the queue."""
+    end_after_parent()
     runner, reports = JobRunner(get_settings().fine_tuning), ReportRunner()
     merges = Merges(merge_variant)
     app = make_worker([FINE_TUNING_QUEUE, DATASETS_QUEUE, MODEL_IMPORT_QUEUE], CONCURRENCY)

@@ -13,6 +13,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError
 
 from app.database import transaction
 from app.inference.wire_events import GenerateTask
+from app.local.services import end_after_parent
 from app.settings import Settings, get_settings
 from app.tasks import TaskName, generation_queue
 from app.variants.tables import BaseModel
@@ -27,6 +28,7 @@ REMEMBERED_TEXTS = 65_536
 
 def main() -> None:
     """Serve until SIGTERM; running calls finish first."""
+    end_after_parent()
     settings = get_settings()
     base_id = settings.generation.base
     digest = wait_for_base(base_id)

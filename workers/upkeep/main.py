@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from app.billing.metering import release_stale_calls
 from app.database import engine, transaction
 from app.files.delete import expire_files
+from app.local.services import end_after_parent
 from app.logs import configure_logs
 from workers.upkeep.housekeeping import forget_old_idempotency_keys, remove_bytes_left_behind
 from workers.upkeep.lost_tasks import (
@@ -44,6 +45,7 @@ CHORES: list[tuple[Callable[[Session], int], int]] = [
 
 def main() -> None:
     """Until SIGTERM. A lost database is tried again for ever."""
+    end_after_parent()
     configure_logs()
     stopped = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
