@@ -26,6 +26,8 @@ def serve() -> None:
         port=settings.port,
         log_level="warning",
         access_log=False,
+        # Longer than clients keep theirs (httpx: 5 s): who closes first must not be in the midst of a request.
+        timeout_keep_alive=65,
         timeout_graceful_shutdown=5,
         server_header=False,
     )

@@ -7,6 +7,7 @@ import argparse
 import asyncio
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -18,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -28,6 +30,7 @@ from benchmarks.protocol import NEW_TOKENS, Line, Prompts, Setup, line, rates
 
 BASE = "smollm2-135m-instruct"
 IDLE_CALLS = 40
+USAGE = re.compile(rb'"completion_tokens":(\d+)')
 BARE, STORE = "gptstore", "gptstore store"
 
 
@@ -39,10 +42,10 @@ def main() -> None:
     given = parser.parse_args()
     prompts = Prompts.load(given.work)
     measure_bare(Setup(given.work / "base", (), given.streams), prompts, given.seconds)
-    with running_store() as url, httpx.Client(base_url=url) as plain:
+    with running_store() as address, httpx.Client(base_url="http://{}:{}".format(*address)) as plain:
         body = {"email": "bench@example.com", "password": secrets.token_hex(8), "handle": "bench"}
         key = plain.post("/v1/accounts", json=body).raise_for_status().json()["api_key"]["secret"]
-        asyncio.run(measure_store(url, key, prompts, given.streams, given.seconds))
+        asyncio.run(measure_store(address, key, prompts, given.streams, given.seconds))
 
 
 def measure_bare(setup: Setup, prompts: Prompts, seconds: float) -> None:
@@ -55,43 +58,51 @@ def measure_bare(setup: Setup, prompts: Prompts, seconds: float) -> None:
     ours.close()
 
 
-async def measure_store(url: str, key: str, prompts: Prompts, streams: int, seconds: float) -> None:
-    limits = httpx.Limits(max_connections=streams)
-    headers = {"authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=url, headers=headers, limits=limits, timeout=600) as client:
-        waits = [(await call(client, prompts.short[i % len(prompts.short)], 1))[1] for i in range(IDLE_CALLS + 2)]
-        say_waits(STORE, waits[2:])
-        found: list[float] = []
+async def measure_store(address: tuple[str, int], key: str, prompts: Prompts, streams: int, seconds: float) -> None:
+    client = Client(*address, key)
+    waits = [(await client.call(prompts.short[i % len(prompts.short)], 1))[1] for i in range(IDLE_CALLS + 2)]
+    say_waits(STORE, waits[2:])
+    found: list[float] = []
+    begun = time.perf_counter()
+    await client.round(prompts.mixed[:streams])
+    while len(found) < 3 and (not found or time.perf_counter() - begun < seconds):
+        started = time.perf_counter()
+        made = await client.round(prompts.mixed[:streams])
+        found.append(made / (time.perf_counter() - started))
+    line(STORE, "store", found, streams=streams).say()
+
+
+@dataclass(frozen=True)
+class Client:
+    """Reads as little as a client can: on these same cores a whole HTTP library would cost as much as the store."""
+
+    host: str
+    port: int
+    key: str
+
+    async def round(self, prompts: list[list[int]]) -> int:
+        """All at once; returns the tokens made."""
+        return sum(made for made, _ in await asyncio.gather(*(self.call(prompt, NEW_TOKENS) for prompt in prompts)))
+
+    async def call(self, prompt: list[int], new: int) -> tuple[int, float]:
+        """Tokens of one streamed answer, and milliseconds to its first event. Raises RuntimeError for a refusal."""
+        body = {"model": BASE, "prompt": prompt, "max_tokens": new, "temperature": 0, "stream": True}
+        text = json.dumps(body | {"stream_options": {"include_usage": True}})
         begun = time.perf_counter()
-        await round_of(client, prompts.mixed[:streams])
-        while len(found) < 3 and (not found or time.perf_counter() - begun < seconds):
-            started = time.perf_counter()
-            made = await round_of(client, prompts.mixed[:streams])
-            found.append(made / (time.perf_counter() - started))
-        line(STORE, "store", found, streams=streams).say()
-
-
-async def round_of(client: httpx.AsyncClient, prompts: list[list[int]]) -> int:
-    return sum(made for made, _ in await asyncio.gather(*(call(client, prompt, NEW_TOKENS) for prompt in prompts)))
-
-
-async def call(client: httpx.AsyncClient, prompt: list[int], new: int) -> tuple[int, float]:
-    """Tokens of one streamed answer, and milliseconds to the first event with a choice."""
-    body = {"model": BASE, "prompt": prompt, "max_tokens": new, "temperature": 0, "stream": True}
-    body["stream_options"] = {"include_usage": True}
-    begun, first, tokens = time.perf_counter(), 0.0, 0
-    async with client.stream("POST", "/v1/completions", json=body) as answer:
-        if answer.status_code != httpx.codes.OK:
-            raise RuntimeError((await answer.aread()).decode())
-        async for text in answer.aiter_lines():
-            if not text.startswith("data: {"):
-                continue
-            event = json.loads(text.removeprefix("data: "))
-            if "error" in event:
-                raise RuntimeError(text)
-            first = first or (time.perf_counter() - begun) * 1e3
-            tokens = event["usage"]["completion_tokens"] if event.get("usage") else tokens
-    return tokens, first
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        writer.write(
+            f"POST /v1/completions HTTP/1.0\r\nhost: {self.host}:{self.port}\r\nauthorization: Bearer {self.key}\r\n"
+            f"content-type: application/json\r\ncontent-length: {len(text)}\r\n\r\n{text}".encode()
+        )
+        answer, first = b"", 0.0
+        while piece := await reader.read(65_536):
+            answer += piece
+            first = first or (b"data: {" in answer and (time.perf_counter() - begun) * 1e3) or 0.0
+        writer.close()
+        found = USAGE.findall(answer)
+        if b"[DONE]" not in answer or not found:
+            raise RuntimeError(answer.decode())
+        return int(found[-1]), first
 
 
 def say_waits(engine: str, waits: list[float]) -> None:
@@ -100,8 +111,8 @@ def say_waits(engine: str, waits: list[float]) -> None:
 
 
 @contextmanager
-def running_store() -> Iterator[str]:
-    """`gptstore up` in a folder of its own, from ready to stopped."""
+def running_store() -> Iterator[tuple[str, int]]:
+    """`gptstore up` in a folder of its own, from ready to stopped: its host and port."""
     data = Path(tempfile.mkdtemp(prefix="gptstore-bench-"))
     data.chmod(0o755)  # Postgres may run as another user
     with socket.socket() as free:
@@ -115,7 +126,7 @@ def running_store() -> Iterator[str]:
     try:
         if process.stdout is None or not any(each.startswith("ready http") for each in process.stdout):
             raise RuntimeError("the store did not start")
-        yield f"http://127.0.0.1:{port}"
+        yield "127.0.0.1", port
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

@@ -94,10 +94,11 @@ def check_budget(tx: Session, account_id: str, api_key_id: str | None, worst: in
     """A key with a budget spends no more than that in its life. Its row is locked: two calls share one budget."""
     if api_key_id is None:
         return
-    budget = tx.scalar(select(ApiKey.budget_micros).where(ApiKey.id == api_key_id))
+    if tx.get_one(ApiKey, api_key_id).budget_micros is None:  # in this session since it identified the caller
+        return
+    budget = tx.scalar(select(ApiKey.budget_micros).where(ApiKey.id == api_key_id).with_for_update())
     if budget is None:
         return
-    tx.execute(select(ApiKey.id).where(ApiKey.id == api_key_id).with_for_update())
     counted = case(
         (Generation.state == "held", Generation.held_micros), else_=func.coalesce(Generation.charge_micros, 0)
     )

@@ -167,11 +167,12 @@ def completion_bound(tx: Session, caller: Caller, target: Target, request: Sampl
 def check_queue(tx: Session, base_id: str, account_id: str) -> None:
     """A full queue refuses at once, so that waiting stays short; one account can fill only its share."""
     settings = get_settings().generation
-    open_calls = select(func.count()).select_from(Generation).where(Generation.state == "held")
-    everyone = tx.scalar(open_calls.where(Generation.base_id == base_id)) or 0
+    of_base, of_account = Generation.base_id == base_id, Generation.account_id == account_id
+    everyone, own = tx.execute(
+        select(func.count().filter(of_base), func.count().filter(of_account)).where(Generation.state == "held")
+    ).one()
     if everyone >= settings.max_queued:
         raise Overloaded("The model has too many requests waiting; try again.", retry_after=2)
-    own = tx.scalar(open_calls.where(Generation.account_id == account_id)) or 0
     if own >= settings.max_queued_per_account:
         raise Overloaded("Your account has too many requests under way; try again.", retry_after=2)
 

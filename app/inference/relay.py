@@ -60,7 +60,7 @@ class Subscription:
         self.streamed = streamed
         self.opened_at = time.monotonic()
         self.attempt = 1
-        self.queue: asyncio.Queue[TokenEvent] = asyncio.Queue()
+        self.queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()  # None: a tick, time to look for silence
         self.heard_at = time.monotonic()
         self.accepted = False
         self.produced = 0
@@ -105,7 +105,7 @@ class Relay:
         self._stopped = False
 
     def start(self) -> None:
-        self._tasks = [asyncio.create_task(self._read()), asyncio.create_task(self._renew_leases())]
+        self._tasks = [asyncio.create_task(beat) for beat in (self._read(), self._tick(), self._renew_leases())]
 
     async def stop(self) -> None:
         # redis-py may swallow the cancellation of a command, so the reader also looks at this flag.
@@ -146,7 +146,7 @@ class Relay:
         Events of a second attempt (`a` is larger) begin the answer anew; only a call that is not streamed sees both.
         """
         while not subscription.ended:
-            event = await self._next(subscription)
+            event = await subscription.queue.get()
             if event is None:
                 task = await self._check_silence(subscription, task)
                 continue
@@ -159,15 +159,6 @@ class Relay:
             subscription.produced += len(event.ids)
             subscription.outcome = None if event.done is None else "finished"
             yield event
-
-    async def _next(self, subscription: Subscription) -> TokenEvent | None:
-        if not subscription.queue.empty():
-            return subscription.queue.get_nowait()
-        try:
-            async with asyncio.timeout(TICK):
-                return await subscription.queue.get()
-        except TimeoutError:
-            return None
 
     async def _check_silence(self, subscription: Subscription, task: GenerateTask) -> GenerateTask:
         """Decide what a silent worker means; see the module's head. Returns the attempt to follow."""
@@ -224,6 +215,14 @@ class Relay:
             for generation_id in json.loads(body):
                 if (subscription := self._open.get(generation_id)) is not None:
                     subscription.alive()
+
+    async def _tick(self) -> None:
+        """One clock for all that wait: a timer for each token of each answer costs more than the token."""
+        while True:
+            await asyncio.sleep(TICK)
+            for subscription in self._open.values():
+                if subscription.queue.empty():
+                    subscription.queue.put_nowait(None)
 
     async def _renew_leases(self) -> None:
         """While a client waits here, its call's hold stays; a call still queued has nobody else to keep it."""

@@ -1,13 +1,13 @@
 """POST /v1/chat/completions and /v1/completions. No request transaction here: it would outlive the answer."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Callable, Coroutine
 from functools import partial
 
 from anyio import to_thread
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic_core import to_json
 from starlette.responses import Response
 
 from app.dependencies import identify
@@ -115,7 +115,7 @@ async def sse(
     rest: AsyncIterator[TokenEvent],
     shape: Shape,
     wants_usage: bool,
-) -> AsyncIterator[str]:
+) -> AsyncIterator[bytes]:
     """Server-sent events; a failure ends them with an error object and no `[DONE]`."""
     opened: set[int] = set()
     tail = {"usage": None} if wants_usage else {}
@@ -133,7 +133,7 @@ async def sse(
             event = await anext(rest)
         if wants_usage:
             yield data(shape.usage_chunk(event.done))
-        yield "data: [DONE]\n\n"
+        yield b"data: [DONE]\n\n"
     except AppError as error:
         yield data(envelope(error))
     finally:
@@ -141,5 +141,5 @@ async def sse(
         await asyncio.shield(relay.close(subscription))
 
 
-def data(chunk: object) -> str:
-    return f"data: {json.dumps(chunk, ensure_ascii=False, separators=(',', ':'))}\n\n"
+def data(chunk: object) -> bytes:
+    return b"data: %b\n\n" % to_json(chunk)
