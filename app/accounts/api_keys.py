@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from app.accounts.tables import ApiKey
+from app.accounts.tables import Account, ApiKey
 from app.database import utc_now
 from app.errors import NotFound
 from app.ids import ALPHABET
@@ -59,7 +59,10 @@ def find_key(tx: Session, whole: str) -> ApiKey | None:
     parts = whole.split("_", 2)
     if len(parts) != 3 or parts[0] != "gpts" or not whole.isascii():
         return None
-    key = tx.scalar(select(ApiKey).where(ApiKey.prefix == parts[1]))
+    # With its account, which whoever asks for a key wants next and then finds in the session.
+    both = select(ApiKey, Account).join(Account, Account.id == ApiKey.account_id)
+    row = tx.execute(both.where(ApiKey.prefix == parts[1])).one_or_none()
+    key = row[0] if row else None
     if key is None or not hmac.compare_digest(key.secret_hash, fingerprint(whole)):
         return None
     expired = key.expires_at is not None and key.expires_at <= utc_now()

@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, bindparam, func, select, text
+from sqlalchemy import ARRAY, BigInteger, Text, bindparam, func, select, text
 from sqlalchemy.orm import Session
 
-from app.billing.tables import LedgerPosting, LedgerTransfer
+from app.billing.tables import LedgerPosting
+from app.database import utc_now
 from app.errors import InsufficientFunds
+from app.ids import new_id
 
 REVENUE = "platform:revenue"
 PROMOTIONS = "platform:promotions"
@@ -49,28 +51,35 @@ MOVE = text(
 ).bindparams(bindparam("available", type_=BigInteger), bindparam("held", type_=BigInteger))
 
 
-def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> LedgerTransfer:
+# Transfer and postings in one round trip: each call of a model makes two of them.
+RECORD = text(
+    "WITH transfer AS (INSERT INTO ledger_transfers (id, kind, reference, created_at) "
+    "VALUES (:id, :kind, :reference, :now) RETURNING id) "
+    "INSERT INTO ledger_postings (transfer_id, ledger_account, amount_micros, balance_after) "
+    "SELECT transfer.id, line.* FROM transfer, unnest(:accounts, :amounts, :balances) AS line"
+).bindparams(
+    bindparam("accounts", type_=ARRAY(Text)),
+    bindparam("amounts", type_=ARRAY(BigInteger)),
+    bindparam("balances", type_=ARRAY(BigInteger)),
+)
+
+
+def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> None:
     """Record a transfer and move the wallets it touches, all or nothing.
 
     `postings` must sum to 0 (a trigger refuses the commit otherwise). Raises InsufficientFunds when a wallet lacks
     the money.
     """
+    tx.flush()  # what the transfer is about comes before it
     balances = move_wallets(tx, postings)
-    transfer = LedgerTransfer(kind=kind, reference=reference)
-    tx.add(transfer)
-    tx.flush()
-    tx.add_all(
-        LedgerPosting(
-            transfer_id=transfer.id,
-            ledger_account=posting.ledger_account,
-            amount_micros=posting.amount_micros,
-            balance_after=balances.get(posting.ledger_account),
-        )
-        for posting in postings
-        if posting.amount_micros
-    )
-    tx.flush()
-    return transfer
+    lines = [posting for posting in postings if posting.amount_micros]
+    transfer = {"id": new_id("xfer"), "kind": kind, "reference": reference, "now": utc_now()}
+    columns = {
+        "accounts": [line.ledger_account for line in lines],
+        "amounts": [line.amount_micros for line in lines],
+        "balances": [balances.get(line.ledger_account) for line in lines],
+    }
+    tx.execute(RECORD, transfer | columns)
 
 
 def move_wallets(tx: Session, postings: Sequence[Posting]) -> dict[str, int]:
