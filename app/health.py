@@ -4,17 +4,17 @@ import json
 from collections import Counter
 from typing import Any
 
-import redis
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
+from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from app.database import engine
 from app.metrics import exposition
-from app.settings import get_settings
+from app.valkey import connect
 
 router = APIRouter(tags=["operations"])
 
@@ -60,8 +60,8 @@ def living_workers() -> tuple[bool, list[dict[str, object]]]:
 def signs_of_life() -> list[dict[str, Any]] | None:
     """What each living worker last said in Valkey (workers/liveness.py); None when Valkey does not answer."""
     try:
-        with redis.Redis.from_url(get_settings().redis_url, socket_timeout=1, socket_connect_timeout=1) as valkey:
+        with connect() as valkey:
             keys = list(valkey.scan_iter("worker:*", count=100))
             return [json.loads(value) for value in (valkey.mget(keys) if keys else []) if value]
-    except redis.RedisError:
+    except RedisError:
         return None

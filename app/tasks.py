@@ -6,6 +6,7 @@ A lost message is no lost work: the row says what is due, and upkeep sends it ag
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
+from itertools import dropwhile
 from typing import Any
 
 import structlog
@@ -21,6 +22,7 @@ log = structlog.get_logger(__name__)
 FINE_TUNING_QUEUE = "fine_tuning"
 DATASETS_QUEUE = "datasets"
 MODEL_IMPORT_QUEUE = "model_import"
+SEND_TIMEOUT = 1.0
 
 
 class TaskName(StrEnum):
@@ -77,7 +79,13 @@ def configure_broker(celery: Celery) -> Celery:
 
 @lru_cache
 def sender() -> Celery:
-    return configure_broker(Celery("gptstore"))
+    """Of those who only send. A broker that takes connections and answers nothing is given up as soon as a dead one;
+    workers wait for theirs, since they block on it. Each of the API's threads may wait by itself.
+    """
+    celery = configure_broker(Celery("gptstore"))
+    celery.conf.broker_transport_options |= {"socket_timeout": SEND_TIMEOUT}
+    celery.conf.broker_pool_limit = get_settings().api.threads
+    return celery
 
 
 def enqueue(tx: Session, name: TaskName, payload: dict[str, Any], queue: str) -> None:
@@ -86,9 +94,17 @@ def enqueue(tx: Session, name: TaskName, payload: dict[str, Any], queue: str) ->
 
 
 def send_enqueued(session: Session) -> None:
-    """Send what the committed transaction asked for. A failed send is logged, never raised."""
-    for task in session.info.pop("enqueued", []):
-        send(task)
+    """Send what the committed transaction asked for. A failed send is logged, never raised.
+
+    What comes after it is not tried: each would wait as long in vain.
+    """
+    session.info["unsent"] = list(dropwhile(send, session.info.pop("enqueued", [])))
+
+
+def unsent(session: Session) -> list[Enqueued]:
+    """For what nobody will send again: the tasks of this ended transaction that may never arrive."""
+    found: list[Enqueued] = session.info.get("unsent", [])
+    return found
 
 
 def send(task: Enqueued) -> bool:

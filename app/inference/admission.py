@@ -15,13 +15,13 @@ from app.billing.metering import affordable_tokens, open_call
 from app.billing.tables import Generation
 from app.database import transaction
 from app.errors import ContextLengthExceeded, InvalidValue, Overloaded
-from app.inference import rules
+from app.inference import recovery, rules
 from app.inference.model_target import Target, resolve
 from app.inference.schemas import ChatRequest, CompletionRequest, Sampling
 from app.inference.structure import structure_of
 from app.inference.wire_events import GenerateTask
 from app.settings import get_settings
-from app.tasks import TaskName, enqueue, generation_queue
+from app.tasks import TaskName, enqueue, generation_queue, unsent
 from models_registry.errors import PromptError
 from models_registry.prompt import Renderer
 from models_registry.store import open_store
@@ -143,6 +143,9 @@ def admit(
             deadline=time.time() + settings.queue_timeout,
         )
         enqueue(tx, TaskName.GENERATE, {"task": task.model_dump(mode="json")}, generation_queue(base.id))
+    if unsent(tx):
+        recovery.give_up(task)
+        raise recovery.unreachable()
     return Admitted(task, request.model, int(time.time()))
 
 

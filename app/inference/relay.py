@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator
 from typing import cast
 
-import redis.asyncio
 import structlog
 from anyio import to_thread
 from redis.exceptions import RedisError
@@ -34,6 +33,7 @@ from app.inference.wire_events import (
 from app.metrics import FIRST_TOKEN_SECONDS, GENERATIONS, INTER_TOKEN_SECONDS, TOKENS
 from app.settings import get_settings
 from app.tasks import generation_queue
+from app.valkey import connect_async
 
 log = structlog.get_logger(__name__)
 
@@ -100,7 +100,7 @@ class Relay:
     def __init__(self) -> None:
         self.replica = secrets.token_hex(8)
         self._open: dict[str, Subscription] = {}
-        self._valkey = redis.asyncio.Redis.from_url(get_settings().redis_url, socket_timeout=5)
+        self._valkey = connect_async(2 * READ_BLOCK_MS / 1_000)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
 
@@ -174,7 +174,7 @@ class Relay:
             await to_thread.run_sync(recovery.give_up, task)
             raise Overloaded("No worker took the request in time; try again.", retry_after=5)
         if task.attempt == 1 and (subscription.accepted or await self._message_is_lost(task)):
-            task = await to_thread.run_sync(recovery.resubmit, task)
+            task = await self._resubmit(subscription, task)
             subscription.attempt, subscription.produced = task.attempt, 0
             subscription.heard_at, subscription.accepted = time.monotonic(), False
         elif subscription.accepted:
@@ -183,12 +183,22 @@ class Relay:
             raise Unavailable("The workers stopped before answering; try again.", retry_after=5)
         return task
 
+    async def _resubmit(self, subscription: Subscription, task: GenerateTask) -> GenerateTask:
+        try:
+            return await to_thread.run_sync(recovery.resubmit, task)
+        except AppError:
+            subscription.outcome = "worker_lost"
+            raise
+
     async def _message_is_lost(self, task: GenerateTask) -> bool:
-        """Nobody took it, yet the queue is empty: it went down with a worker or with Valkey."""
+        """Nobody took it, yet the queue is empty: it went down with a worker or with Valkey.
+
+        Where Valkey does not answer, sending it again tells whether there is a way to the workers.
+        """
         try:
             return not await self._valkey.exists(generation_queue(task.base_id))
         except RedisError:
-            return False
+            return True
 
     async def _read(self) -> None:
         """The only reader of this replica's stream; a lost connection is tried again for ever."""

@@ -6,7 +6,7 @@ no worker lives, none is added.
 
 from datetime import timedelta
 
-import redis
+from redis.exceptions import RedisError
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -14,8 +14,8 @@ from app.catalog.tables import Listing, ListingVersion
 from app.database import utc_now
 from app.files import reports, validation
 from app.fine_tuning import claim
-from app.settings import get_settings
 from app.tasks import DATASETS_QUEUE, FINE_TUNING_QUEUE, MODEL_IMPORT_QUEUE, TaskName, enqueue, generation_queue
+from app.valkey import connect
 from app.variants.bases import unfinished_imports
 from app.variants.tables import BaseModel
 
@@ -59,7 +59,7 @@ def resend_checks(tx: Session) -> int:
 def crowded(queue: str) -> bool:
     """Whether so many messages wait that a few more would help nobody. Without Valkey: no."""
     try:
-        with redis.Redis.from_url(get_settings().redis_url, socket_timeout=1, socket_connect_timeout=1) as valkey:
+        with connect() as valkey:
             return int(str(valkey.llen(queue))) >= CROWD
-    except redis.RedisError:
+    except RedisError:
         return False
