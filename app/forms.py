@@ -18,9 +18,15 @@ TEXT: JsonSchema = {"type": "string"}
 async def read_form(request: Request, files: frozenset[str], texts: frozenset[str]) -> FormData:
     """At most these fields, each of its kind. The caller closes the form.
 
-    Raises UnsupportedMediaType, InvalidValue (broken), UnknownParameter, InsufficientStorage (disk full).
+    Raises MissingParameter (a body that cannot carry files), UnsupportedMediaType, InvalidValue (broken),
+    UnknownParameter, InsufficientStorage (disk full).
     """
-    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
+    kind = request.headers.get("content-type", "")
+    if not kind or kind.startswith("application/x-www-form-urlencoded"):
+        missing = sorted(files)
+        names = ", ".join(f"'{name}'" for name in missing)
+        raise MissingParameter(f"Missing {names}: send files as multipart/form-data.", param=missing[0])
+    if not kind.startswith("multipart/form-data"):
         raise UnsupportedMediaType("Send the file as multipart/form-data.")
     try:
         form = await request.form(max_files=len(files), max_fields=len(texts), max_part_size=MAX_TEXT_BYTES)

@@ -92,8 +92,8 @@ class RequestGuard:
             raise UnsupportedEncoding("Send the body without Content-Encoding.")
         kind = headers.get("content-type", "").partition(";")[0].strip().lower()
         upload = kind == "multipart/form-data" and scope["path"] in self.uploads
-        # The pages post forms; the API speaks JSON, but for its uploads.
-        form = upload or (kind in FORMS and not scope["path"].startswith("/v1/"))
+        # The pages post forms; the API speaks JSON, but for its uploads (which refuse forms that carry no file).
+        form = kind in FORMS and (scope["path"] in self.uploads or not scope["path"].startswith("/v1/"))
         limit = self.settings.max_upload_bytes + 65_536 if upload else self.settings.max_body_bytes
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length) > limit:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -106,6 +107,17 @@ def test_what_is_no_safetensors_is_refused(send: Send, adapter: Path) -> None:
     for case in cases:
         assert send(case).json()["error"]["code"] == "invalid_safetensors"
     assert send(b"\x80\x04\x95" + whole).json()["error"]["code"] == "unsafe_format"
+
+
+@pytest.mark.parametrize("body", [{}, {"data": {"base_model": "tiny-llama"}}, {"files": {"base_model": (None, "x")}}])
+def test_without_files_the_answer_names_what_is_missing(
+    client: TestClient, signed_up: Callable[..., Signed], body: dict[str, Any]
+) -> None:
+    answer = client.post("/v1/artifacts", headers=signed_up("seller").headers, **body)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (400, "missing_required_parameter")
+    assert error["param"] in ("adapter_model.safetensors", "adapter_config.json")
+    assert error["param"] in error["message"]
 
 
 def test_an_unknown_base_is_not_found(send: Send) -> None:
