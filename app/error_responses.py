@@ -66,7 +66,7 @@ def from_validation(errors: list[dict[str, object]]) -> BadRequest:
     where = first.get("loc", ())
     parts = [str(part) for part in where] if isinstance(where, tuple | list) else []
     place, path = (parts[0] if parts else ""), ".".join(parts[1:]) or None
-    kind, message = str(first.get("type")), str(first.get("msg"))
+    kind, message = str(first.get("type")), str(first.get("msg")).removeprefix("Value error, ")
     if kind == "extra_forbidden":
         return UnknownParameter(f"Unknown parameter: '{path}'.", param=path)
     if kind == "missing":

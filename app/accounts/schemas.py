@@ -7,6 +7,7 @@ from pydantic import BaseModel, Field
 
 from app.accounts.tables import Account, ApiKey
 from app.errors import InvalidValue
+from app.visible import Title
 from app.wire import Strict, unix
 
 
@@ -14,7 +15,7 @@ class AccountCreate(Strict):
     email: str = Field(max_length=254)
     password: str = Field(max_length=256)
     handle: str = Field(max_length=40)
-    display_name: str | None = Field(default=None, min_length=1, max_length=80)
+    display_name: Title | None = Field(default=None, min_length=1, max_length=80)
 
 
 class AccountOut(BaseModel):
@@ -32,7 +33,7 @@ class AccountOut(BaseModel):
 
 
 class ApiKeyCreate(Strict):
-    name: str = Field(min_length=1, max_length=80)
+    name: Title = Field(min_length=1, max_length=80)
     scopes: list[str] = Field(max_length=20)
     expires_at: int | None = Field(default=None, ge=0, le=253_402_300_799)
     budget_micros: int | None = Field(default=None, gt=0, le=10**15)

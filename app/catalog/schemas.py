@@ -7,18 +7,19 @@ from pydantic import BaseModel, Field
 
 from app.catalog.tables import Listing, ListingVersion, Price
 from app.errors import InvalidValue
+from app.visible import Prose, Title
 from app.wire import Strict, unix
 
 Micros = Annotated[int, Field(ge=0, le=10**12)]
-Starter = Annotated[str, Field(min_length=1, max_length=300)]
+Starter = Annotated[Prose, Field(min_length=1, max_length=300)]
 Visibility = Literal["public", "unlisted", "private"]
 
 
 class Example(Strict):
     """What a buyer may expect: a question and, perhaps, its answer."""
 
-    input: str = Field(min_length=1, max_length=4_000)
-    output: str | None = Field(default=None, max_length=8_000)
+    input: Prose = Field(min_length=1, max_length=4_000)
+    output: Prose | None = Field(default=None, max_length=8_000)
 
 
 class Defaults(Strict):
@@ -67,9 +68,9 @@ class VersionCreate(Strict):
 
 class ListingCreate(VersionCreate):
     name: str = Field(max_length=63)
-    title: str = Field(min_length=1, max_length=100)
-    summary: str = Field(min_length=1, max_length=300)
-    description: str = Field(default="", max_length=20_000)
+    title: Title = Field(min_length=1, max_length=100)
+    summary: Prose = Field(min_length=1, max_length=300)
+    description: Prose = Field(default="", max_length=20_000)
     category: str = "other"
     tags: list[str] = Field(default_factory=list, max_length=20)
     license: str = "other"
@@ -80,9 +81,9 @@ class ListingCreate(VersionCreate):
 class ListingChange(Strict):
     """What may change after publication; the model and its prices have rows of their own."""
 
-    title: str | None = Field(default=None, min_length=1, max_length=100)
-    summary: str | None = Field(default=None, min_length=1, max_length=300)
-    description: str | None = Field(default=None, max_length=20_000)
+    title: Title | None = Field(default=None, min_length=1, max_length=100)
+    summary: Prose | None = Field(default=None, min_length=1, max_length=300)
+    description: Prose | None = Field(default=None, max_length=20_000)
     category: str | None = None
     tags: list[str] | None = Field(default=None, max_length=20)
     license: str | None = None

@@ -16,7 +16,7 @@ MAX_ROWS = 1_000_000
 MIN_LIFETIME, MAX_LIFETIME = 3_600, 2_592_000
 BOM = b"\xef\xbb\xbf"
 # Browsers and HTTP libraries spell control characters of a file name as %00 to %1F.
-FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f\ud800-\udfff]|%[01][0-9a-fA-F]")
+FORBIDDEN = re.compile(r"[/\\\x00-\x1f\x7f\u202a-\u202e\u2066-\u2069\ud800-\udfff]|%[01][0-9a-fA-F]")
 
 
 def check_filename(name: str) -> str:

@@ -5,12 +5,13 @@ from typing import Self
 from pydantic import BaseModel, Field
 
 from app.reviews.tables import Review
+from app.visible import Prose
 from app.wire import Strict, unix
 
 
 class ReviewWrite(Strict):
     rating: int = Field(ge=1, le=5)
-    body: str = Field(default="", max_length=4_000)
+    body: Prose = Field(default="", max_length=4_000)
 
 
 class ReviewOut(BaseModel):

@@ -46,7 +46,7 @@ def when(moment: datetime | int | None) -> Markup:
 
 def beside(message: str, name: str) -> str:
     """A refusal as it stands next to its field: the field need not be named again."""
-    return message.removeprefix(f"{name}: ").removeprefix("Value error, ")
+    return message.removeprefix(f"{name}: ")
 
 
 def plural(count: int, noun: str) -> str:
