@@ -2,7 +2,20 @@
 
 from fastapi import FastAPI
 
-from app.web import files, jobs, keys, listing, publish, reference, sign_in, storefront, studio, training, wallet
+from app.web import (
+    files,
+    jobs,
+    keys,
+    listing,
+    manage,
+    publish,
+    reference,
+    sign_in,
+    storefront,
+    studio,
+    training,
+    wallet,
+)
 from app.web.errors import error_page
 from app.web.static_files import FOLDER, HashedFiles
 
@@ -18,6 +31,7 @@ ROUTERS = [
     wallet.router,
     keys.router,
     reference.router,
+    manage.router,
     listing.router,
 ]
 
