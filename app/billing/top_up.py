@@ -25,6 +25,8 @@ def top_up(tx: Session, account_id: str, amount: object, gateway: str) -> TopUp:
 def check_amount(amount: object) -> int:
     """A whole number of micros from 1 to the store's limit."""
     limit = get_settings().billing.max_amount_micros
-    if type(amount) is not int or not 1 <= amount <= limit:
-        raise InvalidAmount(f"An amount is a whole number of micros from 1 to {limit}.", param="amount_micros")
+    if type(amount) is not int:
+        raise InvalidAmount("An amount is a whole number of micros.", param="amount_micros")
+    if not 1 <= amount <= limit:
+        raise InvalidAmount(f"An amount is above 0 and at most {limit} micros.", param="amount_micros")
     return amount

@@ -34,7 +34,8 @@ def set_price(tx: Session, listing: Listing, prices: PricesIn, effective_at: dat
     base = tx.get_one(BaseModel, listing.base_id)
     for side in ("input_micros_per_million_tokens", "output_micros_per_million_tokens"):
         if getattr(prices, side) < getattr(base, side):
-            raise PriceBelowBase(f"{side} may not be below the base's {getattr(base, side)}.", param=f"prices.{side}")
+            least = f"A token price is at least the base's, here {getattr(base, side)} micros per million tokens."
+            raise PriceBelowBase(least, param=f"prices.{side}")
     price = Price(
         listing_id=listing.id,
         access_micros=prices.access_micros,

@@ -18,6 +18,7 @@ from app.cli.jobs import register_jobs
 from app.cli.output import AsJson, show
 from app.cli.store_client import DEFAULT_URL, Json, Refused, StoreClient, save_login
 from app.cli.talking import talking
+from app.dollars import usd
 
 console = Console()
 
@@ -131,7 +132,7 @@ def search(
         return
     table = Table("model", "title", "access", "rating")
     for row in answer["data"]:
-        table.add_row(row["model"], row["title"], usd(row["prices"]["access_micros"]), str(row["rating"] or "–"))
+        table.add_row(row["model"], row["title"], access(row["prices"]), str(row["rating"] or "–"))
     console.print(table)
 
 
@@ -204,8 +205,8 @@ def top_up(
         show(answer, as_json, f"{answer['id']}: {answer['status']}")
 
 
-def usd(micros: int) -> str:
-    return f"${micros / 1_000_000:,.6f}".rstrip("0").rstrip(".") if micros else "free"
+def access(prices: dict[str, int]) -> str:
+    return usd(prices["access_micros"]) if prices["access_micros"] else "free"
 
 
 def demo(

@@ -14,10 +14,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.client import entries_table, usd, wait_checked
+from app.cli.client import entries_table, wait_checked
 from app.cli.demo_data import SYSTEM, DemoData, tech_support
 from app.cli.job_progress import watch_job
 from app.cli.store_client import Json, Refused, StoreClient
+from app.dollars import usd
 
 BASE = "smollm2-135m-instruct"
 ROWS = 320

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator
 
-MICROS = 1_000_000
+from app.dollars import MICROS
 
 
 def micros_of(text: object) -> object:

@@ -49,7 +49,19 @@ def environment() -> jinja2.Environment:
         lstrip_blocks=True,
         extensions=["jinja2.ext.do"],
     )
-    names = ("usd", "cents", "signed_usd", "dollars", "when", "beside", "plural", "duration", "markdown", "quoted")
+    names = (
+        "usd",
+        "in_dollars",
+        "cents",
+        "signed_usd",
+        "dollars",
+        "when",
+        "beside",
+        "plural",
+        "duration",
+        "markdown",
+        "quoted",
+    )
     made.filters.update({name: getattr(text, name) for name in names})
     made.globals.update(static=static_url, categories=CATEGORIES, notices=NOTICES)
     return made

@@ -9,17 +9,12 @@ import nh3
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-MICROS = 1_000_000
+from app.dollars import MICROS, in_dollars, usd
+
 CARD_TAGS = {"p", "br", "hr", "strong", "em", "s", "code", "pre", "blockquote", "ul", "ol", "li", "a"} | {
     *("h3", "h4", "h5", "h6", "table", "thead", "tbody", "tr", "th", "td")
 }
 MARKDOWN = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
-
-
-def usd(micros: int) -> str:
-    """Exact to the micro, at least two decimals: `$0.50`, `$0.000012`, `−$1.25`."""
-    whole, _, decimals = f"{abs(micros) / Decimal(MICROS):,.6f}".partition(".")
-    return f"{'−' if micros < 0 else ''}${whole}.{decimals[:2]}{decimals[2:].rstrip('0')}"
 
 
 def cents(micros: int) -> str:
@@ -46,7 +41,7 @@ def when(moment: datetime | int | None) -> Markup:
 
 def beside(message: str, name: str) -> str:
     """A refusal as it stands next to its field: the field need not be named again."""
-    return message.removeprefix(f"{name}: ")
+    return in_dollars(message.removeprefix(f"{name}: "))
 
 
 def plural(count: int, noun: str) -> str:

@@ -133,6 +133,15 @@ def test_a_refused_offer_says_why_beside_the_field(seller: Browser, model: str, 
     assert field == "title" or "A title worth keeping" in text
 
 
+def test_refusals_about_money_are_told_in_dollars(seller: Browser, model: str) -> None:
+    cheap = offer(seller, model, {"input_micros_per_million_tokens": "0.01"}).text
+    assert "at least the base&#39;s, here $0.05 per million tokens" in cheap
+    much = seller.send("/wallet", "/wallet/top-up", amount_micros="1000001").text
+    assert "at most $1,000,000.00" in much
+    for page in (cheap, much):
+        assert not re.search(r"\d micros|micros_per_million_tokens (may|must)", page)
+
+
 def test_a_name_is_taken_once(seller: Browser, model: str) -> None:
     offer(seller, model)
     again = offer(seller, model)

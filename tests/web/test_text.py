@@ -4,9 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.dollars import in_dollars, usd
 from app.web.curve import HEIGHT, MAX_POINTS, WIDTH, draw
 from app.web.money import micros_of
-from app.web.text import cents, dollars, markdown, signed_usd, usd
+from app.web.text import cents, dollars, markdown, signed_usd
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,11 @@ from app.web.text import cents, dollars, markdown, signed_usd, usd
 )
 def test_money_is_exact_to_the_micro(micros: int, text: str) -> None:
     assert usd(micros) == text
+
+
+def test_a_refusal_is_told_in_dollars() -> None:
+    told = in_dollars("It may cost 500000 micros; you have 12 micros, and 3 tokens.")
+    assert told == "It may cost $0.50; you have $0.000012, and 3 tokens."
 
 
 def test_money_at_a_glance_never_shows_more_than_there_is() -> None:

@@ -69,13 +69,14 @@ function start(chat) {
       signal: leaving.signal,
     });
     if (response.ok) return events(response);
-    throw new Error((await response.json().catch(() => null))?.error.message ?? `The store answered ${response.status}.`);
+    const refusal = (await response.json().catch(() => null))?.error.message ?? `The store answered ${response.status}.`;
+    throw new Error(refusal.replace(/\b(\d+) micros\b/g, (_, micros) => usd(Number(micros))));
   }
 
   function bill(usage) {
     const price = (side) => Number(chat.dataset[`${side}Price`]);
     const micros = Math.ceil((usage.prompt_tokens * price("input") + usage.completion_tokens * price("output")) / 1e6);
-    return `${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out: $${(micros / 1e6).toFixed(6).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
+    return `${usage.prompt_tokens} tokens in, ${usage.completion_tokens} out: ${usd(micros)}`;
   }
 
   function say(role, text) {
@@ -107,6 +108,10 @@ function start(chat) {
     status.textContent = text;
     status.classList.toggle("failed", failed);
   }
+}
+
+function usd(micros) {
+  return `$${(micros / 1e6).toFixed(6).replace(/(\.\d\d\d*?)0+$/, "$1")}`;
 }
 
 function inWords(error) {
