@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from sqlalchemy import BigInteger, ColumnElement, cast, func, literal, select, tuple_
+from sqlalchemy import BigInteger, ColumnElement, case, cast, func, literal, select, tuple_
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
@@ -12,12 +12,14 @@ from app.catalog.cursor import read_cursor, write_cursor
 from app.catalog.facets import COUNTED, count
 from app.catalog.schemas import ListingOut, ListingPage
 from app.catalog.search_text import query_of
-from app.catalog.spelling import admit_candidates, misspelt
+from app.catalog.spelling import admit_candidates, beginnings, misspelt
 from app.catalog.tables import Listing, ListingVersion, Price
 from app.database import utc_now
 
 Sort = Literal["relevance", "trending", "newest", "rating", "price", "popular"]
 MILLION = 1_000_000
+# ts_rank_cd's normalisation to rank / (rank + 1).
+BELOW_ONE = 32
 
 
 @dataclass(frozen=True)
@@ -112,14 +114,23 @@ def similarity(q: str) -> ColumnElement[float]:
     return func.word_similarity(q.lower(), Listing.search_text)
 
 
+def relevance(q: str) -> ColumnElement[Any]:
+    """Listings that have the words come first, then those with words that begin so, then near misses.
+
+    Within each: weighted words and likeness, both below 1.
+    """
+    words = Listing.search_vector.op("@@", is_comparison=True)(query_of(q))
+    place = case((words, 4), (beginnings(q), 2), else_=0)
+    return place + func.ts_rank_cd(Listing.search_vector, query_of(q), BELOW_ONE) + similarity(q)
+
+
 def sort_key(wanted: Search, prices: Any) -> ColumnElement[int]:
     """A whole number, highest first, so that a cursor can name a place exactly."""
     rating = (Listing.rating_sum * MILLION) / func.greatest(Listing.rating_count, 1)
     # As Reddit's "hot": ten times the sales weigh as much as a week; it does not depend on now.
     hot = func.log(Listing.sales_count + 1) + func.extract("epoch", Listing.created_at) / (7 * 86_400)
     if wanted.order == "relevance" and wanted.q.strip():
-        rank: ColumnElement[Any] = func.ts_rank_cd(Listing.search_vector, query_of(wanted.q)) + similarity(wanted.q)
-        return cast(rank * MILLION, BigInteger)
+        return cast(relevance(wanted.q) * MILLION, BigInteger)
     keys: dict[str, ColumnElement[Any]] = {
         "newest": func.extract("epoch", Listing.created_at) * 1000,
         "rating": rating,

@@ -22,7 +22,17 @@ def admit_candidates(tx: Session) -> None:
 
 def misspelt(q: str) -> ColumnElement[bool]:
     """Every word of `q` is part of a word of the listing, or one or two letters away from one."""
-    return and_(*[near_word(word[:MAX_WORD]) for word in q.lower().split()[:MAX_WORDS]])
+    return and_(*[near_word(word) for word in words_of(q)])
+
+
+def beginnings(q: str) -> ColumnElement[bool]:
+    """Every word of `q` begins a word of the listing."""
+    spaced = literal(" ").concat(Listing.search_text)
+    return and_(*[func.strpos(spaced, f" {word}") > 0 for word in words_of(q)])
+
+
+def words_of(q: str) -> list[str]:
+    return [word[:MAX_WORD] for word in q.lower().split()[:MAX_WORDS]]
 
 
 def near_word(word: str) -> ColumnElement[bool]:

@@ -86,6 +86,23 @@ def test_words_near_misses_and_chinese_are_found(client: TestClient, shelf: Sign
     assert answer["total"] == len(found)
 
 
+def test_the_word_itself_comes_before_its_beginning_and_that_before_a_near_miss(
+    client: TestClient, services: Services
+) -> None:
+    """Likeness alone would put the near misses first: they repeat the word's trigrams more often or more closely."""
+    with transaction() as tx:
+        seller = new_member(tx)
+        # The card says it once, below a hundred other words; the others say something like it in their titles.
+        card = f"{'It does many other things well. ' * 20}It knows postgres."
+        new_listing(tx, seller.account_id, name="exact", title="Database help", description=card)
+        new_listing(tx, seller.account_id, name="begins", title="Ask about postgresdb", summary="Tables and rows.")
+        new_listing(tx, seller.account_id, name="near", title="Postgras", summary="Posgres postgers postgras.")
+    assert names(client, seller, "q=postgres") == ["exact", "begins", "near"]
+    paged = client.get(f"/v1/listings?handle={seller.handle}&q=postgres&limit=1").json()
+    rest = names(client, seller, f"q=postgres&after={paged['last_id']}")
+    assert rest == ["begins", "near"]
+
+
 def test_filters_narrow(client: TestClient, shelf: Signed) -> None:
     assert set(names(client, shelf, "")) == {"support", "pyhelp", "kefu"}
     assert set(names(client, shelf, "category=customer-service")) == {"support", "kefu"}
