@@ -1,5 +1,6 @@
 """A tiny random model with a real byte-level tokenizer, and the grammars that admission would write for it."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,11 @@ from llguidance import LLParserLimits
 from app.inference.schemas import ChatRequest
 from app.inference.structure import structure_of
 from models_registry.prompt import Detokenizer, Renderer
+from tests.generation.tiny import Answer
 from workers.generation.engine.engine import EngineOptions, TorchEngine
 from workers.generation.engine.grammar import LIMITS, Grammar, Grammars
 
+PROMPT = [1, 40, 50, 60, 70]
 WEATHER: dict[str, Any] = {
     "type": "object",
     "properties": {"city": {"type": "string", "maxLength": 6}, "days": {"type": "integer", "minimum": 1, "maximum": 9}},
@@ -59,3 +62,10 @@ def refused_at(grammar: Grammar, renderer: Renderer, text: str) -> str | None:
         if not matcher.advance(token):
             return renderer.decode(ids[at:])
     return None
+
+
+def told(answer: Answer, choice: int = 0) -> Any:
+    """The parsed answer, which ended because it was complete."""
+    answer.wait()
+    assert answer.finish(choice) == "stop", answer.text(choice)
+    return json.loads(answer.text(choice))

@@ -2,25 +2,18 @@
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jsonschema
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from llguidance import LLParserLimits
 
-from app.inference.tool_calls import ToolCallReader
 from models_registry.prompt import Renderer
-from tests.generation.constrained import TOOLS, WEATHER, grammar_for, grammar_of, grammars_of, refused_at, start
-from tests.generation.tiny import Answer, ask
-from tests.tiny_base import tiny_base
+from tests.generation.constrained import PROMPT, WEATHER, grammar_for, grammar_of, start, told
+from tests.generation.tiny import ask
 from workers.generation.engine.engine import TorchEngine
-from workers.generation.engine.grammar import COMPILED, GrammarFailed, Grammars, InvalidGrammar
 
-PROMPT = [1, 40, 50, 60, 70]
 Scalars = st.one_of(
     st.just({"type": "boolean"}),
     st.just({"type": "null"}),
@@ -49,30 +42,6 @@ def nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 Schemas = st.recursive(Scalars, nested, max_leaves=5)
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_base(tmp_path_factory.mktemp("constrained"))
-
-
-@pytest.fixture(scope="module")
-def renderer(folder: Path) -> Renderer:
-    return Renderer.load(folder)
-
-
-@pytest.fixture(scope="module")
-def engine(folder: Path) -> Iterator[TorchEngine]:
-    engine = start(folder)
-    yield engine
-    engine.close()
-
-
-def told(answer: Answer, choice: int = 0) -> Any:
-    """The parsed answer, which ended because it was complete."""
-    answer.wait()
-    assert answer.finish(choice) == "stop", answer.text(choice)
-    return json.loads(answer.text(choice))
 
 
 @settings(max_examples=40, deadline=None)
@@ -196,115 +165,3 @@ def test_preemption_keeps_the_place_in_the_grammar(folder: Path, engine: TorchEn
     cramped.close()
     for answer in answers:
         jsonschema.validate(told(answer), WEATHER)
-
-
-@pytest.mark.parametrize(
-    "schema",
-    [
-        {"type": "banana"},
-        {"$ref": "#/$defs/nowhere"},
-        {"$ref": "#"},
-        {"type": "array", "uniqueItems": True},
-        {"type": "string", "pattern": "("},
-        {"type": "string", "format": "telepathy"},
-        {"allOf": [{"type": "string"}, {"type": "integer"}]},
-        {"type": "integer", "multipleOf": 999999937, "minimum": 1, "maximum": 10**15},
-    ],
-)
-def test_a_bad_schema_fails_its_own_request_only(engine: TorchEngine, schema: dict[str, Any]) -> None:
-    beside = ask(engine, PROMPT, max_tokens=40)
-    with pytest.raises(InvalidGrammar):
-        ask(engine, PROMPT, grammar=grammar_of(schema))
-    assert beside.wait().finish() in ("stop", "length")
-
-
-def test_a_schema_that_proves_too_costly_ends_its_own_request_only(folder: Path, engine: TorchEngine) -> None:
-    expected = ask(engine, PROMPT, max_tokens=60).wait().ids()
-    frugal = start(folder, LLParserLimits(step_lexer_fuel=300))
-    pattern = grammar_of({"type": "string", "pattern": "^(.*[a-z].{200}b|.*[0-9].{300}d)$"})
-    costly = ask(frugal, PROMPT, grammar=pattern, temperature=1.0, seed=1, max_tokens=400, n=2)
-    beside = ask(frugal, PROMPT, max_tokens=60)
-    assert costly.handle.wait(60)
-    assert isinstance(costly.handle.error, GrammarFailed)
-    assert beside.wait().ids() == expected
-    assert frugal.stats().running == frugal.stats().blocks_used == 0
-    frugal.close()
-
-
-def test_a_loose_schema_takes_unknown_keywords_as_advice(engine: TorchEngine) -> None:
-    schema = {"type": "array", "items": {"type": "boolean"}, "uniqueItems": True, "maxItems": 2}
-    loose = grammar_for(response_format={"type": "json_schema", "json_schema": {"name": "x", "schema": schema}})
-    assert isinstance(told(ask(engine, PROMPT, grammar=loose)), list)
-
-
-def test_compiled_grammars_are_shared_and_bounded(renderer: Renderer) -> None:
-    grammars = grammars_of(renderer)
-    first = grammars.compile(grammar_of({"const": 0}))
-    assert grammars.compile(grammar_of({"const": 0})) is first
-    for number in range(1, COMPILED + 5):
-        grammars.compile(grammar_of({"const": number}))
-    assert len(grammars) == COMPILED
-    assert grammars.compile(grammar_of({"const": 0})) is not first
-
-
-@pytest.mark.parametrize(("name", "arguments"), [("weather", WEATHER), ("now", {"maxProperties": 0})])
-def test_a_required_call_is_always_a_call(
-    engine: TorchEngine, renderer: Renderer, name: str, arguments: dict[str, Any]
-) -> None:
-    grammar, liked = grammar_for(tools=TOOLS, tool_choice="required"), {renderer.encode(name[0])[0]: 50.0}
-    for seed in range(6):
-        options: dict[str, Any] = {"temperature": 1.0, "seed": seed, "max_tokens": 400, "logit_bias": liked}
-        answer = ask(engine, PROMPT, grammar=grammar, **options).wait()
-        calls = ToolCallReader().push(answer.text(), last=True).calls
-        assert calls[0].name == name
-        for call in calls[: len(calls) - (answer.finish() == "length")]:
-            if call.name == name:
-                jsonschema.validate(json.loads(call.arguments), arguments)
-
-
-def test_a_named_function_is_called_once(engine: TorchEngine) -> None:
-    grammar = grammar_for(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "weather"}})
-    answer = ask(engine, PROMPT, grammar=grammar, temperature=1.0, seed=3, max_tokens=300).wait()
-    (call,) = ToolCallReader().push(answer.text(), last=True).calls
-    assert call.name == "weather"
-    jsonschema.validate(json.loads(call.arguments), WEATHER)
-    assert answer.finish() == "stop"
-
-
-CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rome", "days": 2}}\n</tool_call>'
-
-
-@pytest.mark.parametrize(
-    ("text", "refused"),
-    [
-        ("No call at all, a < b <tool", None),
-        (CALL, None),
-        (f"Let me look.\n{CALL}\n{CALL}", None),
-        ("Well <tool_call>\n{\"name\": \"cook", "cook"),
-        ('<tool_call>\n{"name": "weather", "arguments": {"days', "days"),
-        (f"{CALL} and then", " and then"),
-    ],
-)  # fmt: skip
-def test_auto_is_free_until_a_call_begins(renderer: Renderer, text: str, refused: str | None) -> None:
-    grammar = grammars_of(renderer).compile(grammar_for(tools=TOOLS))
-    rest = refused_at(grammar, renderer, text)
-    assert rest == refused or (rest is not None and refused is not None and rest.endswith(refused))
-
-
-def test_one_call_only_where_parallel_calls_are_off(renderer: Renderer) -> None:
-    grammar = grammars_of(renderer).compile(grammar_for(tools=TOOLS, parallel_tool_calls=False))
-    assert refused_at(grammar, renderer, CALL) is None
-    assert refused_at(grammar, renderer, f"{CALL}\n{CALL}") is not None
-
-
-def test_an_answers_schema_and_calls_go_together(renderer: Renderer) -> None:
-    shape = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"const": "yes"}}}
-    grammar = grammars_of(renderer).compile(grammar_for(tools=TOOLS, response_format=shape))
-    assert refused_at(grammar, renderer, '"yes"') is None
-    assert refused_at(grammar, renderer, CALL) is None
-    assert refused_at(grammar, renderer, "no") is not None
-
-
-def test_an_unknown_kind_of_tokenizer_is_refused_at_the_start() -> None:
-    with pytest.raises(ValueError, match="tokenizer"):
-        Grammars("{}", [0])
