@@ -12,10 +12,12 @@ from redis.retry import Retry
 from app.settings import get_settings
 
 
-def connect(seconds: float = 1.0) -> redis.Redis:
-    """`seconds`: the longest wait for a connection and for an answer."""
-    url, once = get_settings().redis_url, Retry(NoBackoff(), 0)
-    return redis.Redis.from_url(url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=once)
+def connect(seconds: float = 1.0, url: str = "") -> redis.Redis:
+    """`seconds`: the longest wait for a connection and for an answer. `url`: the store's Valkey unless named."""
+    once = Retry(NoBackoff(), 0)
+    return redis.Redis.from_url(
+        url or get_settings().redis_url, socket_timeout=seconds, socket_connect_timeout=seconds, retry=once
+    )
 
 
 def connect_async(seconds: float) -> redis.asyncio.Redis:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 import redis
 import structlog
 
-from app.settings import get_settings
+from app.valkey import connect
 
 log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ class Liveness:
         self._figures = figures
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="liveness", daemon=True)
-        self._valkey = redis.Redis.from_url(get_settings().redis_url, socket_timeout=2)
+        self._valkey = connect(2.0)
 
     def start(self) -> None:
         """Idempotent: Celery announces readiness again after each reconnect."""

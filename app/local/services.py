@@ -26,6 +26,8 @@ from typing import IO
 
 import redis
 
+from app.valkey import connect
+
 MAX_SOCKET_PATH = 100
 START_TIMEOUT = 60.0
 PR_SET_PDEATHSIG = 1
@@ -225,7 +227,7 @@ def end_predecessor(socket: Path) -> None:
     for _ in range(100):
         if not valkey_is_ready(socket):
             return
-        with redis.Redis(unix_socket_path=str(socket), socket_timeout=1) as client:
+        with connect(url=f"unix://{socket}") as client:
             try:
                 client.shutdown(nosave=True)
             except redis.RedisError:
@@ -235,7 +237,7 @@ def end_predecessor(socket: Path) -> None:
 
 def valkey_is_ready(socket: Path) -> bool:
     try:
-        with redis.Redis(unix_socket_path=str(socket), socket_timeout=1) as client:
+        with connect(url=f"unix://{socket}") as client:
             return bool(client.ping())
     except redis.RedisError:
         return False

@@ -22,6 +22,7 @@ from app.database import transaction
 from app.local.services import die_with_parent, end_after_parent
 from app.settings import get_settings
 from app.tasks import generation_queue
+from app.valkey import connect
 from app.variants.tables import BaseModel
 from workers.bases.roster import Roster
 from workers.liveness import Liveness
@@ -39,7 +40,7 @@ def main() -> None:
     stopping = threading.Event()
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, lambda *_: stopping.set())
-    valkey = redis.Redis.from_url(get_settings().redis_url, socket_timeout=2)
+    valkey = connect(2.0)
     roster = Roster(start_worker, settings.other_bases, settings.other_bases_idle)
     liveness = Liveness("bases")
     liveness.start()
