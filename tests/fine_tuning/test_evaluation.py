@@ -42,6 +42,32 @@ def test_training_that_only_learns_by_heart_stops_early_and_keeps_its_best_state
     assert again.done["metrics"] == metrics
 
 
+def test_a_run_stopped_amid_steps_and_evaluations_again_and_again_ends_as_if_it_never_was(
+    base: Path, tmp_path: Path
+) -> None:
+    terms: dict[str, Any] = {"n_epochs": 8, "batch_size": 2, "learning_rate_multiplier": 20.0, "held_out": HELD_OUT}
+    terms |= {"early_stopping_patience": 2, "keep": "best", "pack_tokens": 64}
+    whole = run(base, tmp_path / "whole", "supervised", TRAINING, **terms)
+    asked = sum(name == "step" for name, _ in whole.reports)
+    steps: list[dict[str, Any]] = []
+    epochs: set[int] = set()
+    for attempt in range(10 * asked):
+        told = run(base, tmp_path / "parts", "supervised", TRAINING, **terms, stop_at=7 + attempt % 5)
+        steps += told.all("step")
+        epochs |= {each["step"] for each in told.all("epoch")}
+        if told.all("done"):
+            break
+        assert told.reports[-1][0] == "stopped"
+    timing = {"tokens": None, "seconds": None, "eta_seconds": None}
+    figures = [{**step, **timing} for step in steps]
+    assert figures == [{**step, **timing} for step in whole.all("step")]
+    assert epochs == {each["step"] for each in whole.all("epoch")}
+    assert told.done["metrics"] == whole.done["metrics"]
+    weights = [load_file(Path(each.done["folder"]) / "adapter_model.safetensors") for each in (whole, told)]
+    assert all((weights[0][name] == weights[1][name]).all() for name in weights[0])
+    assert attempt > 5
+
+
 def test_before_and_after_are_measured_and_shown(base: Path, tmp_path: Path) -> None:
     told = run(base, tmp_path, "supervised", TRAINING, n_epochs=3, held_out=TRAINING[:3])
     metrics = told.done["metrics"]

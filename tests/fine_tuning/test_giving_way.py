@@ -2,8 +2,6 @@
 
 import json
 import socket
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,13 +10,15 @@ import redis
 
 from app.settings import get_settings
 from tests.conftest import Services
+from tests.fine_tuning.recipe import process
 from workers.fine_tuning.neighbours import generation_is_busy
-from workers.fine_tuning.spec import BUSY, IDLE, STOP, JobSpec, Report
+from workers.fine_tuning.spec import BUSY, IDLE, STOP
 
 KEY = "worker:generation:test-giving-way"
 RECIPE = """
 from workers.fine_tuning.recipes.process import Parent
 parent = Parent()
+parent.hold_on()
 with parent._heard:
     parent._heard.wait_for(lambda: parent._busy)
 parent.tell("note", message="waiting")
@@ -50,17 +50,12 @@ def test_only_calls_under_way_on_this_machine_count(services: Services) -> None:
 
 def told_after(word: str | None, most_seconds: float) -> str:
     """What a recipe says once it has given way, after it was told that generation is busy and then `word`."""
-    files = {"base": "", "training": "", "work": "", "seed": 1}
-    terms = {"n_epochs": 1, "batch_size": 1, "learning_rate_multiplier": 1, "rank": 1, "context_length": 1}
-    spec = JobSpec.model_validate({**files, **terms, "yield_to_generation": most_seconds})
-    command = [sys.executable, "-c", RECIPE]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as child:
-        assert child.stdin and child.stdout
-        child.stdin.write(f"{spec.model_dump_json()}\n{BUSY}\n")
-        assert Report.model_validate_json(child.stdout.readline()).data["message"] == "waiting"
+    with process(RECIPE, yield_to_generation=most_seconds) as child:
+        child.say(BUSY)
+        assert child.hear().data["message"] == "waiting"
         if word is not None:
-            child.stdin.write(f"{word}\n")
-        said: str = Report.model_validate_json(child.stdout.readline()).data["message"]
+            child.say(word)
+        said: str = child.hear().data["message"]
         return said
 
 

@@ -16,6 +16,7 @@ from models_registry.prompt import Message, Renderer
 from tests.fine_tuning.recipe import chat, preference, run
 from tests.tiny_base import tiny_base
 from workers.fine_tuning.recipes import objective, packing
+from workers.fine_tuning.recipes.dpo import REFERENCE, known_references, reference_logprobs
 from workers.fine_tuning.recipes.lora import adapter_from
 from workers.fine_tuning.recipes.model import load_base, target_logprobs
 from workers.fine_tuning.recipes.objective import answer_logprobs
@@ -70,7 +71,21 @@ def test_preferred_answers_gain_on_held_out_pairs(folder: Path, tmp_path: Path) 
     assert metrics["full_valid_loss"] < 0.3
     assert metrics["full_valid_reward_accuracy"] == 1.0 > metrics["base_valid_reward_accuracy"]
     assert metrics["full_valid_reward_margin"] > 1
-    assert (tmp_path / "work" / "reference.json").exists()
+    assert (tmp_path / "work" / REFERENCE).exists()
+
+
+def test_a_reference_goes_on_from_the_last_whole_line_to_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    model = load_base(JobSpec(base=str(folder), training="", work="", seed=0, **spec_numbers()), CPU)
+    renderer = Renderer.load(folder)
+    found = [preference_row(parse_row(json.dumps(pair).encode()), renderer, 512) for pair in PAIRS]
+    rows = [row for row in found if row is not None]
+    whole = reference_logprobs(tmp_path, model, rows, CPU, 100)
+    file = tmp_path / REFERENCE
+    content = file.read_text()
+    file.write_text(content[: len(content) // 2])
+    assert 0 < len(known_references(tmp_path)) < len(rows)
+    assert reference_logprobs(tmp_path, model, rows, CPU, 100) == whole
+    assert len(known_references(tmp_path)) == len(rows)
 
 
 def test_a_fork_shares_its_prompt_and_counts_as_two_rows_would(folder: Path) -> None:

@@ -46,7 +46,7 @@ class MetricsLog:
             self._messages.add(report.data["message"])
             self._events.append(Event(report.data["message"], level=report.data.get("level", "info")))
         elif report.event == "step":
-            self._eta, self._last = report.data["eta_seconds"], report.data
+            self._eta, self._last = report.data.get("eta_seconds"), report.data
             self._add_step(report.data)
         if time.monotonic() - self._flushed >= PERIOD:
             self.flush()

@@ -12,14 +12,20 @@ WEIGHTS = "best.safetensors"
 
 
 class BestSoFar:
-    """Judged at the end of each epoch. `patience` 0: training never stops early."""
+    """Judged at the end of each epoch. `patience` 0: training never stops early; else so many epochs without a gain
+    exhaust it.
+    """
 
     def __init__(self, work: Path, patience: int) -> None:
         self.work, self.patience = work, patience
         self.step, self.loss, self.waited = 0, float("inf"), 0
 
-    def judge(self, step: int, loss: float, weights: Tensor) -> bool:
-        """Keep the weights if they are the best yet; False when it is time to stop."""
+    @property
+    def exhausted(self) -> bool:
+        return bool(self.patience) and self.waited >= self.patience
+
+    def judge(self, step: int, loss: float, weights: Tensor) -> None:
+        """Keep the weights if they are the best yet."""
         if loss < self.loss:
             self.step, self.loss, self.waited = step, loss, 0
             temporary = self.work / f"{WEIGHTS}.new"
@@ -28,7 +34,6 @@ class BestSoFar:
             temporary.rename(self.work / WEIGHTS)
         else:
             self.waited += 1
-        return not self.patience or self.waited < self.patience
 
     def weights(self) -> Tensor:
         return load_file(self.work / WEIGHTS)["weights"]

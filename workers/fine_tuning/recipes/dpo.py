@@ -1,7 +1,7 @@
 """Direct preference optimisation (arXiv 2305.18290) of an adapter.
 
 The reference is the model as training begins. Its log-probabilities are computed once, before the first step, and
-kept beside the checkpoints: no second model in memory and no second forward pass per step.
+kept beside the checkpoints as they come: no second model in memory and no second forward pass per step.
 """
 
 import json
@@ -20,6 +20,8 @@ from workers.fine_tuning.recipes.objective import Preference, answer_logprobs
 from workers.fine_tuning.recipes.process import Parent
 from workers.fine_tuning.recipes.rows import Row, read_preferences
 from workers.fine_tuning.recipes.training_run import Run, carry_out
+
+REFERENCE = "reference.jsonl"
 
 
 def dpo(parent: Parent) -> None:
@@ -40,18 +42,30 @@ def dpo(parent: Parent) -> None:
 def reference_logprobs(
     work: Path, model: Any, rows: Sequence[Row], device: torch.device, pack_tokens: int
 ) -> list[tuple[float, float]]:
-    """Of both answers of each row, from `work` if an earlier attempt got that far."""
-    kept = work / "reference.json"
-    if kept.exists():
-        return [(pair[0], pair[1]) for pair in json.loads(kept.read_text())]
+    """Of both answers of each row, from `work` as far as an earlier attempt got."""
+    kept, found = work / REFERENCE, known_references(work)
     lengths = [len(row.ids) for row in rows]
-    found = [(0.0, 0.0)] * len(rows)
-    for part in split_batch(sorted(range(len(rows)), key=lengths.__getitem__), lengths, pack_tokens):
-        for row, pair in zip(part, answer_logprobs(model, [rows[row] for row in part], device).tolist(), strict=True):
-            found[row] = (pair[0], pair[1])
-    temporary = work / "reference.new"
-    temporary.write_text(json.dumps(found))
-    temporary.rename(kept)
+    missing = sorted((row for row in range(len(rows)) if row not in found), key=lengths.__getitem__)
+    # Written anew: whatever a crash left behind the last whole line is gone.
+    with kept.open("w") as target:
+        target.write("".join(json.dumps({row: pair}) + "\n" for row, pair in found.items()))
+        for part in split_batch(missing, lengths, pack_tokens) if missing else []:
+            pairs = answer_logprobs(model, [rows[row] for row in part], device).tolist()
+            now = {row: (pair[0], pair[1]) for row, pair in zip(part, pairs, strict=True)}
+            target.write(json.dumps(now) + "\n")
+            target.flush()
+            found |= now
+    return [found[row] for row in range(len(rows))]
+
+
+def known_references(work: Path) -> dict[int, tuple[float, float]]:
+    """Row → pair, of each whole line; a torn one is as good as none."""
+    found: dict[int, tuple[float, float]] = {}
+    try:
+        for line in (work / REFERENCE).read_text(errors="replace").splitlines():
+            found |= {int(row): (pair[0], pair[1]) for row, pair in json.loads(line).items()}
+    except (FileNotFoundError, json.JSONDecodeError):
+        return found
     return found
 
 

@@ -37,6 +37,8 @@ def finish(run: "Run") -> None:
     kept, done = run.step, run.step // run.per_epoch
     if run.spec.keep == "best" and run.best.step not in (0, run.step):
         kept = run.best.step
+        # Interrupted from here on, the run still resumes with its last weights.
+        run.save()
         run.trainable.weights.copy_(run.best.weights())
         run.trainable.publish()
         run.parent.tell("note", message=f"Kept the state after step {kept}, the best on the held-out rows")

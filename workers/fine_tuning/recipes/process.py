@@ -10,7 +10,7 @@ import traceback
 from types import TracebackType
 from typing import Any
 
-from workers.fine_tuning.spec import BUSY, IDLE, JobSpec, Report
+from workers.fine_tuning.spec import BUSY, CANCEL, IDLE, JobSpec, Report
 
 PR_SET_PDEATHSIG = 1
 # Libraries wrap the system's errors in their own: what they say of a full disk and of missing memory.
@@ -18,17 +18,23 @@ DISK_FULL = ("no space left on device", "os error 28", "disk quota exceeded")
 MEMORY_GONE = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
 
 
+class Interrupted(Exception):
+    """The parent asked to stop: keep what was done, and end."""
+
+
 class Parent:
     """The supervising task at the other end of stdin and stdout.
 
-    `asked`: `cancel` or `stop` once the parent wrote it. An error that ends this process is told as `broken`. When
-    stdin ends, the parent is gone: so is this process.
+    `asked`: `cancel` or `stop` once the parent wrote it. While all that this process did lies on the disk or is not
+    worth keeping, an order ends it at once, whatever it computes; so does `cancel` at any time. After `hold_on` a
+    `stop` waits for `obey`. An error that ends this process is told as `broken`. When stdin ends, the parent is gone:
+    so is this process.
     """
 
     def __init__(self) -> None:
         self.asked: str | None = None
-        self._busy = False
-        self._heard = threading.Condition()
+        self._busy, self._holding_on = False, False
+        self._heard, self._telling = threading.Condition(), threading.Lock()
         die_with_parent()
         self.spec = JobSpec.model_validate_json(sys.stdin.readline())
         os.nice(self.spec.nice)
@@ -40,6 +46,16 @@ class Parent:
         with self._heard:
             self._heard.wait_for(lambda: self.asked or not self._busy, self.spec.yield_to_generation)
 
+    def hold_on(self) -> None:
+        """From here on there is something to save before this process ends."""
+        with self._heard:
+            self._holding_on = True
+
+    def obey(self) -> None:
+        """To be called wherever what was done so far can be saved. Raises Interrupted once the parent asked."""
+        if self.asked:
+            raise Interrupted
+
     def _listen(self) -> None:
         for line in sys.stdin:
             with self._heard:
@@ -48,11 +64,15 @@ class Parent:
                     self._busy = word == BUSY
                 else:
                     self.asked = word
+                    if word == CANCEL or not self._holding_on:
+                        self.tell("stopped")
+                        os._exit(0)
                 self._heard.notify_all()
         os._exit(1)
 
     def tell(self, event: Any, **data: Any) -> None:
-        print(Report(event=event, data=data).model_dump_json(), flush=True)
+        with self._telling:
+            print(Report(event=event, data=data).model_dump_json(), flush=True)
 
     def _tell_broken(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)

@@ -6,8 +6,9 @@ the state on disk is the whole state.
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +18,11 @@ from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
 from workers.fine_tuning.recipes.objective import Objective
 from workers.fine_tuning.recipes.outcome import final_metrics, finish
-from workers.fine_tuning.recipes.process import Parent
+from workers.fine_tuning.recipes.process import Interrupted, Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
 from workers.fine_tuning.recipes.samples import answers, prompts_of
 from workers.fine_tuning.recipes.trainable import Trainable
-from workers.fine_tuning.spec import CANCEL
 
 CLIP = 1.0
 SAMPLE_ROWS = 16
@@ -41,6 +41,8 @@ OUT_OF_MEMORY = (
 
 class Run:
     """The state of one job: the optimizer's moments, the steps done and their figures.
+
+    `unfinished`: the figures of the last step while what is due after it is still to be done.
 
     `decay` is taken off the first `decayed` weights at each step, times the learning rate; `warmup` in steps at most.
     """
@@ -80,6 +82,7 @@ class Run:
         self.best = BestSoFar(self.work, self.spec.early_stopping_patience)
         self.judged = bool(held_out) and (self.spec.keep == "best" or self.spec.early_stopping_patience > 0)
         self.history: list[dict[str, float]] = []
+        self.unfinished: dict[str, float] | None = None
 
     def resume(self) -> None:
         """Stand where the newest checkpoint stood; at a fresh start measure the base on the held-out rows."""
@@ -91,7 +94,7 @@ class Run:
             moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
             self.step, self.base, self.history = state["step"], state["base"], state["history"]
-            self.said_before = state["said_before"]
+            self.said_before, self.unfinished = state["said_before"], state["unfinished"]
             self.best.restore(state["best"])
             self.halved = state.get("halved", False)
             self.pack_tokens = self.spec.pack_tokens // (2 if self.halved else 1)
@@ -99,19 +102,18 @@ class Run:
             self.base, self.said_before = self.evaluate(self.held_out), self.say()
         tokens = sum(self.lengths)
         self.parent.tell("begin", rows=len(self.rows), tokens=tokens, total_steps=self.total, step=self.step)
-        for epoch in range(1, self.step // self.per_epoch + 1):
+        for epoch in range(1, len(self.history) // self.per_epoch + 1):
             self.keep_epoch(epoch)
 
-    def train(self) -> bool:
-        """The loop; False when the parent asked to end it. A stop is checkpointed, a cancel is not."""
+    def train(self) -> None:
+        """The loop. Raises Interrupted when the parent asks to end it; `save` then keeps its place."""
+        if self.unfinished is not None:
+            self.finish_step(self.unfinished)
         began, saved, first = time.monotonic(), time.monotonic(), self.step
         tokens_done, pause = 0, self.spec.seconds_between_checkpoints
-        while self.step < self.total:
+        while self.step < self.total and not self.best.exhausted:
             self.parent.give_way()
-            if self.parent.asked:
-                if self.parent.asked != CANCEL:
-                    self.save()
-                return False
+            self.parent.obey()
             epoch, at = divmod(self.step, self.per_epoch)
             if at == 0 or self.step == first:
                 batches = epoch_batches(self.lengths, self.spec.batch_size, self.spec.seed, epoch)
@@ -119,17 +121,12 @@ class Run:
             tokens_done += sum(self.lengths[row] for row in batches[at])
             seconds = time.monotonic() - began
             left = seconds / (self.step - first) * (self.total - self.step)
-            self.parent.tell(
-                "step", **figures, tokens=tokens_done, seconds=round(seconds, 3), eta_seconds=round(left, 1)
-            )
-            if self.step % self.per_epoch == 0 and not self.end_epoch(epoch + 1):
-                break
+            self.finish_step(figures, tokens=tokens_done, seconds=round(seconds, 3), eta_seconds=round(left, 1))
             if time.monotonic() - saved >= pause and self.step < self.total:
                 begun = time.monotonic()
                 self.save()
                 saved = time.monotonic()
                 pause = self.spec.seconds_between_checkpoints and max(pause, SAVING_SHARE * (saved - begun))
-        return True
 
     def advance(self, batch: Sequence[int]) -> dict[str, float]:
         """One optimizer step over the rows of `batch`; its figures are means over what counts in them."""
@@ -150,12 +147,23 @@ class Run:
         self.optimizer.step()
         self.trainable.publish()
         self.step += 1
-        figures = {"step": self.step, **rounded(figures), "lr": rate}
+        return {"step": self.step, **rounded(figures), "lr": rate}
+
+    def finish_step(self, figures: dict[str, float], **timing: Any) -> None:
+        """What is due after a step: its evaluation, its report, the end of its epoch. Interrupted, all of it is due
+        again when the run resumes.
+        """
+        self.unfinished = figures
+        ends_epoch, found, loss = self.step % self.per_epoch == 0, {}, None
         if self.held_out and self.step % max(10, self.total // (SAMPLES_PER_RUN + 1)) == 0 and self.step < self.total:
             found = self.evaluate(self.held_out[:SAMPLE_ROWS])
-            figures |= {f"valid_{name}": value for name, value in found.items()}
-        self.history.append(figures)
-        return figures
+        if ends_epoch and self.judged:
+            loss = self.evaluate(self.held_out)["loss"]
+        self.unfinished = None
+        self.history.append(figures | {f"valid_{name}": value for name, value in found.items()})
+        self.parent.tell("step", **self.history[-1], **timing)
+        if ends_epoch:
+            self.end_epoch(self.step // self.per_epoch, loss)
 
     def gradients(self, batch: Sequence[int]) -> Counter[str]:
         """Add up the batch's gradients in micro-batches; out of memory, once with half as many tokens at a time."""
@@ -175,18 +183,24 @@ class Run:
         self.trainable.gradients.zero_()
         size = sum(self.objective.size(self.rows[row]) for row in batch)
         sums: Counter[str] = Counter()
-        for part in split_batch(batch, self.lengths, self.pack_tokens):
+        for part in self.parts(batch, self.lengths, self.pack_tokens):
             loss, found = self.objective.measure(self.model, [self.rows[row] for row in part], self.device)
             (loss / size).backward()
             sums.update(found)
         return sums
+
+    def parts(self, rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
+        """Micro-batches, as long as the parent does not ask to end."""
+        for part in split_batch(rows, lengths, max_tokens):
+            self.parent.obey()
+            yield part
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:
         """The objective's means over `rows`; `loss` is that of the wanted ones where they can be told apart."""
         sums: Counter[str] = Counter()
         lengths = [len(row.ids) for row in rows]
-        for part in split_batch(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
+        for part in self.parts(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
             sums.update(self.objective.measure(self.model, [rows[row] for row in part], self.device)[1])
         figures = self.objective.figures(sums)
         if sums["wanted"]:
@@ -200,23 +214,19 @@ class Run:
         weights = {"weights": self.trainable.weights}
         tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
         state = {"base": self.base, "history": self.history, "halved": self.halved}
-        state |= {"said_before": self.said_before, "best": self.best.state()}
+        state |= {"said_before": self.said_before, "best": self.best.state(), "unfinished": self.unfinished}
         save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
         self.parent.tell("saved", step=self.step)
 
-    def end_epoch(self, epoch: int) -> bool:
-        """Judge and offer what an epoch made; False when training is to stop early."""
-        going_on = True
-        if self.judged:
-            loss = self.evaluate(self.held_out)["loss"]
-            going_on = self.best.judge(self.step, loss, self.trainable.weights)
+    def end_epoch(self, epoch: int, loss: float | None) -> None:
+        """Judge by its held-out loss, if that counts, and offer what an epoch made."""
+        if loss is not None:
+            self.best.judge(self.step, loss, self.trainable.weights)
             self.parent.tell("note", message=f"Held-out loss after epoch {epoch}: {loss:.4f}")
-        if going_on and self.step < self.total:
-            self.keep_epoch(epoch)
-        if not going_on:
+        self.keep_epoch(epoch)
+        if self.best.exhausted:
             text = f"Stopped early: the held-out loss has not fallen for {self.best.waited} epochs"
             self.parent.tell("note", message=text)
-        return going_on
 
     def keep_epoch(self, epoch: int) -> None:
         """Offer an epoch's adapter as a model of its own; whole models are kept at the end only.
@@ -224,7 +234,8 @@ class Run:
         A resumed run offers the earlier ones again: its parent may not have heard of them.
         """
         step, folder = epoch * self.per_epoch, self.work / f"epoch-{epoch}"
-        if self.spec.settings.get("adapter", "lora") != "lora" or step == self.total:
+        last = step == self.total or (step == self.step and self.best.exhausted)
+        if self.spec.settings.get("adapter", "lora") != "lora" or last:
             return
         if step == self.step:
             self.trainable.save(folder)
@@ -249,7 +260,10 @@ def out_of_memory(error: Exception) -> bool:
 def carry_out(run: Run) -> None:
     """From the newest checkpoint to the result."""
     run.resume()
-    if run.train():
+    run.parent.hold_on()
+    try:
+        run.train()
         finish(run)
-    else:
+    except Interrupted:
+        run.save()
         run.parent.tell("stopped")
