@@ -12,6 +12,7 @@ from starlette.testclient import TestClient
 
 from app.billing.wallet import read_wallet
 from app.database import transaction
+from app.files.find import find_report
 from app.fine_tuning.tables import FineTuningJob
 from app.settings import MEGABYTE, get_settings
 from tests.conftest import Base, Signed
@@ -30,6 +31,7 @@ from tests.fine_tuning.runs import (
     wait_for,
     working,
 )
+from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.trouble import Ending, fate
 from workers.fine_tuning.validate_file import validate_file
 
@@ -142,6 +144,29 @@ def test_missing_memory_is_tried_smaller_once_and_a_full_disk_rests() -> None:
     assert [fate(by_kernel, tried_smaller=tried) for tried in (False, True)] == ["smaller", "give_up"]
     assert fate(Ending(1, told="out_of_memory"), tried_smaller=False) == "smaller"
     assert fate(Ending(1, told="disk_full"), tried_smaller=False) == "rest"
+
+
+@pytest.mark.parametrize(("verb", "status"), [("pause", "paused"), ("cancel", "cancelled")])
+def test_a_job_whose_files_are_being_read_obeys_its_owner_before_they_are(
+    client: TestClient, signed_up: SignUp, base: Base, tmp_path: Path, verb: str, status: str
+) -> None:
+    user = signed_up()
+    job = new_job(client, user, base.id, b"\n".join([chat_rows(ROWS)] * 1500))
+
+    class Overheard(JobRunner):
+        """Its jobs are stopped by their owner as soon as they are claimed."""
+
+        def _claim(self) -> FineTuningJob | None:
+            claimed = super()._claim()
+            if claimed is not None and claimed.id == job:
+                post(client, user, job, verb)
+            return claimed
+
+    Overheard(make_runner(tmp_path).settings).wake()
+    stopped = row_of(job)
+    assert (stopped.status, held(user) > 0) == (status, verb == "pause")
+    with transaction() as tx:
+        assert find_report(tx, stopped.training_file_id) is None
 
 
 def test_waiting_and_paused_jobs_are_cancelled_at_once(client: TestClient, signed_up: SignUp, base: Base) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 import structlog
 from pydantic import ValidationError
@@ -116,15 +116,24 @@ class Child:
             log.info("training_process_gone", pid=self._process.pid)
 
 
+class Charge(Protocol):
+    """What works under a lease."""
+
+    def order(self, what: str) -> None: ...
+    def hint(self, busy: bool) -> None: ...
+    def measure(self) -> None: ...
+    def kill(self) -> None: ...
+
+
 class LeaseKeeper:
-    """Renews the lease once a second while a child works; passes cancel and pause on.
+    """Renews the lease once a second while a child, or what precedes it, works; passes cancel and pause on.
 
     A child whose lease is lost is killed. `stopping` is set when the worker shuts down: the child then checkpoints
     and ends. `yields`: it hears whether generation needs the machine.
     """
 
     def __init__(
-        self, job_id: str, token: int, lease: float, child: Child, stopping: threading.Event, yields: bool = False
+        self, job_id: str, token: int, lease: float, child: Charge, stopping: threading.Event, yields: bool = False
     ) -> None:
         self.lost = False
         self._yields = yields

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -83,20 +84,25 @@ def percentile(counts: Counter[int], percent: int) -> int:
     return 0
 
 
-def validate(path: Path, renderer: Renderer, context_length: int) -> Report:
-    """Read the file once, line by line; memory holds the report and a digest per row."""
+def validate(path: Path, renderer: Renderer, context_length: int, obey: Callable[[], None] = lambda: None) -> Report:
+    """Read the file once, line by line; memory holds the report and a digest per row. `obey` is called at each line
+    and may raise.
+    """
     report = Report()
     with path.open("rb") as stream:
         try:
-            read_all(stream, renderer, context_length, report)
+            read_all(stream, renderer, context_length, report, obey)
         except InvalidTrainingFile as error:
             report.add_problem(1, "unreadable", error.message)
     return report
 
 
-def read_all(stream: IO[bytes], renderer: Renderer, context_length: int, report: Report) -> None:
+def read_all(
+    stream: IO[bytes], renderer: Renderer, context_length: int, report: Report, obey: Callable[[], None]
+) -> None:
     seen: set[bytes] = set()
     for number, line in read_lines(stream):
+        obey()
         digest = hashlib.blake2b(line.strip(), digest_size=16).digest()
         try:
             row = row_of_kind(line, report)

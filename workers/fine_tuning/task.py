@@ -3,6 +3,7 @@
 import shutil
 import threading
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -23,9 +24,10 @@ from app.settings import FineTuningSettings, get_settings
 from app.variants.tables import BaseModel, Variant
 from models_registry.errors import StorageFull
 from models_registry.store import open_store
-from workers.fine_tuning.child import Child, LeaseKeeper
+from workers.fine_tuning.child import Charge, Child, LeaseKeeper
 from workers.fine_tuning.device import memory_of
 from workers.fine_tuning.metrics import MetricsLog
+from workers.fine_tuning.preparation import Halted, Preparation
 from workers.fine_tuning.results import keep_checkpoint, keep_result
 from workers.fine_tuning.spec import PACK_TOKENS, JobSpec
 from workers.fine_tuning.trouble import Ending, fate, is_disk_full
@@ -124,16 +126,21 @@ class JobAttempt:
         self.began = time.monotonic()
 
     def run(self) -> None:
-        spec = self._prepare()
+        preparation = Preparation()
+        try:
+            with self._lease(preparation):
+                spec = self._prepare(preparation.obey)
+        except Halted:
+            if self._stopped():
+                self._forget_work()
+            return
         if spec is None:
             self._forget_work()
             return
         child = Child(spec)
         log.info("training_started", job_id=self.job.id, attempt=self.job.attempts, pid=child.pid)
         try:
-            settings, stopping = self.runner.settings, self.runner.stopping
-            yields = settings.yield_to_generation > 0
-            with LeaseKeeper(self.job.id, self.token, settings.lease, child, stopping, yields) as keeper:
+            with self._lease(child) as keeper:
                 ended = self._follow(child)
                 ending = child.end()
         finally:
@@ -145,8 +152,13 @@ class JobAttempt:
         elif ended is None:
             self.runner.mourn(self.job, ending)
 
-    def _prepare(self) -> JobSpec | None:
-        """Validate what is not validated yet and resolve `auto`; None when that ended the job."""
+    def _lease(self, charge: Charge) -> LeaseKeeper:
+        settings = self.runner.settings
+        yields = settings.yield_to_generation > 0
+        return LeaseKeeper(self.job.id, self.token, settings.lease, charge, self.runner.stopping, yields)
+
+    def _prepare(self, obey: Callable[[], None]) -> JobSpec | None:
+        """Validate what is not validated yet and resolve `auto`; None when that ended the job. Raises Halted."""
         job = self.job
         with transaction() as tx:
             base = tx.get_one(BaseModel, job.base_id)
@@ -154,7 +166,7 @@ class JobAttempt:
             wanted = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
             files = {name: tx.get_one(File, id) for name, id in wanted.items() if id is not None}
             unchecked = [name for name, file in files.items() if find_report(tx, file.id) is None]
-        troubles = {name: check_file(files[name], base) for name in unchecked}
+        troubles = {name: check_file(files[name], base, obey) for name in unchecked}
         troubles |= {name: file.status_details for name, file in files.items() if file.status == "error"}
         for name, trouble in troubles.items():
             if trouble is not None:

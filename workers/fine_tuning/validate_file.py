@@ -1,7 +1,7 @@
 """The body of `fine_tuning.validate_file`: count a training file with the tokenizer of the store's own base."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import structlog
@@ -59,8 +59,10 @@ def keep_lease(file_id: str, done: threading.Event) -> None:
             log.warning("lease_not_renewed", file_id=file_id, error=type(error).__name__)
 
 
-def check_file(file: File, base: BaseModel) -> str | None:
-    """Validate for `base` and record the report; returns why the file cannot be trained on, if so."""
+def check_file(file: File, base: BaseModel, obey: Callable[[], None] = lambda: None) -> str | None:
+    """Validate for `base` and record the report; returns why the file cannot be trained on, if so. `obey` is called at
+    each line and may raise.
+    """
     folder = open_store(get_settings().artifacts_url).folder(base.digest or "")
     try:
         converted = convert_table(file)
@@ -69,7 +71,7 @@ def check_file(file: File, base: BaseModel) -> str | None:
     except Overtaken:
         log.warning("validation_overtaken", file_id=file.id)
         return None
-    report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048)
+    report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048, obey)
     trouble = report.trouble()
     with transaction() as tx:
         finish_validation(tx, file, report.as_json() | converted, trouble)
