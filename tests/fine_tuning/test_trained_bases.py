@@ -93,6 +93,27 @@ def test_a_model_from_nothing_is_a_base_that_its_owner_calls_and_tunes(
     )
 
 
+def test_the_last_epochs_of_a_whole_model_are_models_that_their_owner_calls(
+    client: TestClient, signed_up: SignUp, upload: Upload, create: Create, base: Base, runner: JobRunner
+) -> None:
+    user, stranger = signed_up(), signed_up()
+    options = {"hyperparameters": {"adapter": "none", "n_epochs": 5, "batch_size": 8}}
+    job = create(user, training_file=upload(user, chat_rows(8)), method={"type": "supervised", "supervised": options})
+    runner.wake()
+    done = read(client, user, job)
+    assert done["status"] == "succeeded", done["error"]
+    found = client.get(f"/v1/fine_tuning/jobs/{job['id']}/checkpoints", headers=user.headers).json()["data"]
+    names = [each["fine_tuned_model_checkpoint"] for each in found]
+    assert [each["step_number"] for each in found] == [5, 4, 3]
+    assert names == [done["fine_tuned_model"], *(f"{done['fine_tuned_model']}:ckpt-step-{step}" for step in (4, 3))]
+    shown = [client.get(f"/v1/models/{name}", headers=user.headers).json() for name in names]
+    assert len({each["digest"] for each in shown}) == len({each["base_model"] for each in shown}) == 3
+    assert [each["lineage"].get("step") for each in shown] == [None, 4, 3]
+    assert all(answer(user, name) for name in names)
+    refused = client.get(f"/v1/models/{names[1]}", headers=stranger.headers).json()
+    assert refused["error"]["code"] == "model_not_found"
+
+
 def bases() -> list[Any]:
     with transaction() as tx:
         return ready_bases(tx)

@@ -1,6 +1,7 @@
 """From the child's folders to the store: bytes first, then one transaction that makes them the owner's model."""
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,7 +27,7 @@ from workers.model_import.facts import BaseFacts
 
 def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str, float]) -> None:
     """The model, its figures, the end of the job and its charge: all or nothing. Raises LostLease."""
-    make = trained_base(job, data) if "facts" in data else trained_adapter(job, data)
+    make = trained_model(job, data)
     with transaction() as tx, Path(data["csv"]).open("rb") as figures:
         progress.owned_job(tx, job.id, job.fencing_token)
         variant = make(tx)
@@ -39,17 +40,25 @@ def keep_result(job: FineTuningJob, data: Mapping[str, Any], timing: Mapping[str
             raise LostLease(job.id)
 
 
-def trained_adapter(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
+def trained_model(job: FineTuningJob, data: Mapping[str, Any], step: int | None = None) -> Callable[[Session], Variant]:
+    """Its bytes are in the store; the call makes it the owner's. `step`: of a checkpoint; None: the job's model."""
+    return trained_base(job, data, step) if "facts" in data else trained_adapter(job, data, step)
+
+
+def trained_adapter(job: FineTuningJob, data: Mapping[str, Any], step: int | None) -> Callable[[Session], Variant]:
     digest, info = keep_adapter(job, Path(data["folder"]))
-    return lambda tx: create_variant(
-        tx, job.account_id, job.base_id, digest, info, "fine_tune", job.suffix or "", made_by=job.id
-    )
+    named = (origin(step), job.suffix or "", None, job.id, step)
+    return lambda tx: create_variant(tx, job.account_id, job.base_id, digest, info, *named)
 
 
-def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Session], Variant]:
+def origin(step: int | None) -> str:
+    return "fine_tune" if step is None else "checkpoint"
+
+
+def trained_base(job: FineTuningJob, data: Mapping[str, Any], step: int | None) -> Callable[[Session], Variant]:
     """Weights of its own: a base that only its owner's variant names, with what it was made of."""
     facts = BaseFacts.model_validate(data["facts"])
-    base_id = f"base-{job.id.rpartition('-')[2].lower()}"
+    base_id = f"base-{job.id.rpartition('-')[2].lower()}" + ("" if step is None else f"-{step}")
     with transaction() as tx:
         parent = tx.get_one(BaseModel, job.base_id)
         training = tx.get_one(File, job.training_file_id)
@@ -61,16 +70,17 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any]) -> Callable[[Sessi
         "base_digest": parent.digest,
         "training_file_digest": training.digest,
         "model_changes": job.method.get("model_changes", []),
-    }
+    } | ({} if step is None else {"step": step})
     manifest = open_store(get_settings().artifacts_url).put_folder(Path(data["folder"]), "base", lineage)
 
     def make(tx: Session) -> Variant:
         base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
         weights = WholeWeights(0, facts.parameters, manifest.bytes)
-        names = (job.suffix or "", parent.id, job.id)
-        variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, "fine_tune", *names)
-        text = f"It has weights of its own ({base.id}): its first call waits until they are loaded."
-        add_events(tx, job.id, [Event(text)])
+        named = (origin(step), job.suffix or "", parent.id, job.id, step)
+        variant = create_variant(tx, job.account_id, base.id, manifest.digest, weights, *named)
+        if step is None:
+            text = f"It has weights of its own ({base.id}): its first call waits until they are loaded."
+            add_events(tx, job.id, [Event(text)])
         return variant
 
     return make
@@ -85,16 +95,17 @@ class WholeWeights(NamedTuple):
 
 
 def keep_checkpoint(job: FineTuningJob, data: Mapping[str, Any]) -> None:
-    """An epoch's adapter as a callable checkpoint; once, however often the epoch is repeated. Raises LostLease."""
+    """What an epoch made as a callable checkpoint; once, however often the epoch is repeated. Raises LostLease."""
+    step = data["step"]
     with transaction() as tx:
-        if progress.has_checkpoint(tx, job.id, data["step"]):
-            return
-    digest, info = keep_adapter(job, Path(data["folder"]))
-    name, step = job.suffix or "", data["step"]
-    with transaction() as tx:
-        progress.owned_job(tx, job.id, job.fencing_token)
-        variant = create_variant(tx, job.account_id, job.base_id, digest, info, "checkpoint", name, None, job.id, step)
-        progress.add_checkpoint(tx, job.id, job.fencing_token, data["step"], variant, data["metrics"])
+        known = progress.has_checkpoint(tx, job.id, step)
+    if not known:
+        make = trained_model(job, data, step)
+        with transaction() as tx:
+            progress.owned_job(tx, job.id, job.fencing_token)
+            progress.add_checkpoint(tx, job.id, job.fencing_token, step, make(tx), data["metrics"])
+    # A whole model is as large as its base: it need not lie here as well until the job ends.
+    shutil.rmtree(Path(data["folder"]).parent, ignore_errors=True)
 
 
 def keep_adapter(job: FineTuningJob, folder: Path) -> tuple[str, AdapterInfo]:

@@ -51,9 +51,9 @@ class Report(BaseModel):
 
     `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens,
     seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `saved`: a checkpoint is on
-    disk. `epoch`: an adapter folder to keep. `done`: folder, csv, metrics, trained_tokens, samples,
-    and facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`: a
-    message for the job's owner, told once. `broken`: code, message.
+    disk. `epoch`: step, folder, metrics of a model to keep and remove. `done`: folder, csv, metrics, trained_tokens,
+    samples. Both have facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message,
+    param. `note`: a message for the job's owner, told once. `broken`: code, message.
     """
 
     event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note", "broken"]

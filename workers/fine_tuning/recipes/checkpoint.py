@@ -4,7 +4,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,27 +22,34 @@ def save_checkpoint(
 
     Raises OSError when the disk is full, or would have less than `min_free_bytes` left; the last state then stays.
     """
-    folder, temporary = work / f"step-{step:09d}", work / "new"
+    folder = work / f"step-{step:09d}"
     if folder in checkpoints(work):
         return folder
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
+    with whole_folder(folder, work / "new") as temporary:
         check_room(work, sum(each.nbytes for each in tensors.values()) + min_free_bytes)
         save_file(dict(tensors), temporary / TENSORS)
         (temporary / STATE).write_text(json.dumps({"step": step, **state}))
-        for path in (temporary / TENSORS, temporary / STATE, temporary):
-            sync(path)
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
-        sync(work)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     for old in checkpoints(work):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def whole_folder(folder: Path, temporary: Path) -> Iterator[Path]:
+    """A folder to fill, which then takes the place of `folder` with all its bytes on the disk, or not at all."""
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for path in (*temporary.rglob("*"), temporary):
+            sync(path)
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+        sync(folder.parent)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
 
 
 def load_checkpoint(work: Path) -> tuple[dict[str, Tensor], dict[str, Any]] | None:

@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrain
 
 from app.fine_tuning.methods import Pretraining
 from workers.fine_tuning.recipes import packing
+from workers.fine_tuning.recipes.checkpoint import whole_folder
 from workers.fine_tuning.recipes.rows import read_examples
 from workers.model_import.convert import PLAIN_TEMPLATE
 
@@ -35,10 +36,9 @@ def train_tokenizer(file: Path, vocabulary: int, folder: Path) -> Path:
     tokenizer.train_from_iterator(texts(file), trainer)
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=END, eos_token=END, pad_token=END)
     fast.chat_template = PLAIN_TEMPLATE
-    temporary = folder.with_name(folder.name + ".new")
-    fast.save_pretrained(temporary)
-    (temporary / "config.json").write_text(json.dumps({"eos_token_id": tokenizer.token_to_id(END)}))
-    temporary.rename(folder)
+    with whole_folder(folder, folder.with_name(folder.name + ".new")) as temporary:
+        fast.save_pretrained(temporary)
+        (temporary / "config.json").write_text(json.dumps({"eos_token_id": tokenizer.token_to_id(END)}))
     return folder
 
 

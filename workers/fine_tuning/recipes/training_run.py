@@ -16,17 +16,20 @@ from torch import Tensor, nn
 from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
 from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
+from workers.fine_tuning.recipes.epoch import laid_out, lay_out
 from workers.fine_tuning.recipes.objective import Objective
 from workers.fine_tuning.recipes.outcome import final_metrics, finish
 from workers.fine_tuning.recipes.process import Interrupted, Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
 from workers.fine_tuning.recipes.samples import answers, prompts_of
-from workers.fine_tuning.recipes.trainable import Trainable
+from workers.fine_tuning.recipes.trainable import Trainable, WholeModel
 
 CLIP = 1.0
 SAMPLE_ROWS = 16
 SAMPLES_PER_RUN = 4
+# Of a run whose whole model learns, the last epochs whose models are kept: each takes as much disk as a base.
+WHOLE_CHECKPOINTS = 3
 # Of the time of a run, one part in so many may go into checkpoints.
 SAVING_SHARE = 20
 DIVERGED = (
@@ -229,19 +232,18 @@ class Run:
             self.parent.tell("note", message=text)
 
     def keep_epoch(self, epoch: int) -> None:
-        """Offer an epoch's adapter as a model of its own; whole models are kept at the end only.
+        """Offer what an epoch made as a model of its own, unless it is the result.
 
         A resumed run offers the earlier ones again: its parent may not have heard of them.
         """
         step, folder = epoch * self.per_epoch, self.work / f"epoch-{epoch}"
-        last = step == self.total or (step == self.step and self.best.exhausted)
-        if self.spec.settings.get("adapter", "lora") != "lora" or last:
+        early = isinstance(self.trainable, WholeModel) and epoch <= self.spec.n_epochs - WHOLE_CHECKPOINTS
+        if early or step == self.total or (step == self.step and self.best.exhausted):
             return
         if step == self.step:
-            self.trainable.save(folder)
-        if folder.exists():
-            metrics = final_metrics(self, step, full=False)
-            self.parent.tell("epoch", step=step, folder=str(folder), metrics=metrics)
+            lay_out(self.trainable, folder, self.spec.min_free_bytes)
+        if offered := laid_out(folder):
+            self.parent.tell("epoch", step=step, metrics=final_metrics(self, step, full=False), **offered)
 
     def say(self) -> list[str]:
         tokenizer = getattr(self.trainable, "tokenizer", Path(self.spec.base))
