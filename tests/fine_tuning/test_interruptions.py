@@ -151,7 +151,7 @@ def test_a_job_whose_files_are_being_read_obeys_its_owner_before_they_are(
     client: TestClient, signed_up: SignUp, base: Base, tmp_path: Path, verb: str, status: str
 ) -> None:
     user = signed_up()
-    job = new_job(client, user, base.id, b"\n".join([chat_rows(ROWS)] * 1500))
+    job = new_job(client, user, base.id, b"\n".join([chat_rows(ROWS)] * 1500), hyperparameters={"n_epochs": 1})
 
     class Overheard(JobRunner):
         """Its jobs are stopped by their owner as soon as they are claimed."""
