@@ -2,6 +2,7 @@
 
 import secrets
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any
 
 from sqlalchemy import func, select
@@ -14,6 +15,7 @@ from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
 from app.files.structure import table_format
 from app.files.tables import File
+from app.fine_tuning.changes import check_changes
 from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
@@ -26,6 +28,7 @@ from app.ids import new_id
 from app.settings import get_settings
 from app.variants.bases import base_of, find_ready_base
 from app.variants.tables import BaseModel, Variant
+from app.variants.tokenizers import known_tokens
 from app.variants.variants import find_variant
 
 # Of a file not yet validated; only the expected number of steps follows from it.
@@ -105,6 +108,7 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     """Which base, which file, at most how many tokens at what price."""
     parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
     base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
+    check_changes(request.method, base.parameters or 0, base.shape, partial(known_tokens, base))
     check_size(request.method, base.parameters or 0, base.shape)
     file = training_file(tx, account_id, request.training_file, "training_file")
     report = fitting_report(tx, request.method, file, "training_file")

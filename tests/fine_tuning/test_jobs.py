@@ -1,6 +1,7 @@
 """Jobs from the client's first call to the model they end in, through the real recipe in a child process."""
 
 from collections.abc import Callable
+from typing import Any
 
 import openai
 import pytest
@@ -13,9 +14,24 @@ from tests.fine_tuning.conftest import Create, Upload, chat_rows
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
-# Each change alone is allowed; together they make 13 thousand million parameters of the tiny base.
-GROWN = [{"type": "widen_mlp", "width": 65_536}] + [{"type": "repeat_layers", "layers": [0] * 64}] * 15
+# Each change alone is allowed; together they make more than two thousand million parameters of the tiny base.
+WIDER = [{"type": "widen_mlp", "width": width} for width in (384, 1536, 6144, 24_576, 65_536)]
+GROWN: list[dict[str, Any]] = [*WIDER, *[{"type": "repeat_layers", "layers": [0] * 64}] * 3]
+# Of a base with two layers, 96 wide within, that knows `<|im_end|>`.
+IMPOSSIBLE: list[list[dict[str, Any]]] = [
+    [{"type": "repeat_layers", "layers": [2]}],
+    [{"type": "remove_layers", "layers": [0, 1]}],
+    [{"type": "remove_layers", "layers": [0]}, {"type": "repeat_layers", "layers": [1]}],
+    [{"type": "widen_mlp", "width": 96}],
+    [{"type": "widen_mlp", "width": 385}],
+    [{"type": "extend_vocabulary", "tokens": ["<|im_end|>"]}],
+    [{"type": "extend_vocabulary", "tokens": ["<a>"]}, {"type": "extend_vocabulary", "tokens": ["<a>"]}],
+]
 SignUp = Callable[..., Signed]
+
+
+def changing(*changes: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "supervised", "supervised": {"model_changes": list(changes)}}
 
 
 def wallet(user: Signed) -> tuple[int, int]:
@@ -164,6 +180,7 @@ def test_a_file_with_bad_rows_fails_its_job_by_line_and_costs_nothing(
             "invalid_value",
             "method.supervised.model_changes",
         ),
+        *[({"method": changing(*each)}, "invalid_value", "method.supervised.model_changes") for each in IMPOSSIBLE],
         ({"suffix": "a:b"}, "invalid_value", "suffix"),
         ({"metadata": {str(n): "x" for n in range(17)}}, "invalid_value", "metadata"),
         ({"model": "gpt-5"}, "model_not_found", "model"),

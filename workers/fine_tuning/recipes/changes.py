@@ -12,9 +12,9 @@ import torch
 from tokenizers import AddedToken, Tokenizer
 from torch import Tensor, nn
 
+from app.fine_tuning.changes import trouble_adding, trouble_removing, trouble_repeating, trouble_widening
 from workers.fine_tuning.recipes.refusal import Refused
 
-MAX_LAYERS, MAX_WIDENING = 256, 4
 # Where each family keeps its layers, and inside a layer: what writes to the residual, the MLP's way in and out.
 WRITERS = ("self_attn.o_proj", "mlp.down_proj", "attn.c_proj", "mlp.c_proj")
 MLP_IN = ("mlp.gate_proj", "mlp.up_proj", "mlp.c_fc")
@@ -39,9 +39,8 @@ def change_model(model: Any, changes: Sequence[Mapping[str, Any]], tokenizer: Pa
 @torch.no_grad()
 def repeat_layers(model: Any, numbers: Sequence[int]) -> None:
     """A copy after each of these layers; what it writes to the residual stream begins as zero."""
-    layers = checked(model, numbers)
-    if len(layers) + len(numbers) > MAX_LAYERS:
-        raise refused(f"the model would have more than {MAX_LAYERS} layers")
+    layers = list(layers_of(model))
+    refuse_if(trouble_repeating(len(layers), numbers))
     deeper = []
     for number, layer in enumerate(layers):
         deeper.append(layer)
@@ -61,10 +60,9 @@ def twins(number: int, numbers: Sequence[int]) -> range:
 
 @torch.no_grad()
 def remove_layers(model: Any, numbers: Sequence[int]) -> None:
-    layers = checked(model, numbers)
+    layers = list(layers_of(model))
+    refuse_if(trouble_removing(len(layers), numbers))
     left = [layer for number, layer in enumerate(layers) if number not in numbers]
-    if not left:
-        raise refused("no layer would be left")
     set_layers(model, left, lambda kinds: [kind for number, kind in enumerate(kinds) if number not in numbers])
 
 
@@ -73,11 +71,8 @@ def widen_mlp(model: Any, width: int) -> None:
     """Neurons are repeated in turn; each copy takes an equal part of the outgoing weight."""
     for layer in layers_of(model):
         ways_in, ways_out = found(layer, MLP_IN), found(layer, MLP_OUT)
-        old = outputs(ways_in[0])
-        if not old < width:
-            raise refused(f"the MLP is {old} wide already")
-        if width > MAX_WIDENING * old:
-            raise refused(f"the MLP would be more than {MAX_WIDENING} times as wide as its {old}")
+        old = outputs(ways_in[0]) if ways_in else 0
+        refuse_if(trouble_widening(old, width))
         source = (torch.arange(width) % old).to(ways_in[0].weight.device)
         share = torch.bincount(source, minlength=old)[source]
         for way in ways_in:
@@ -92,9 +87,7 @@ def widen_mlp(model: Any, width: int) -> None:
 def extend_vocabulary(model: Any, tokens: Sequence[str], tokenizer: Path, folder: Path) -> Path:
     """New tokens in tokenizer and embeddings, each beginning as the mean of the pieces that spelled it."""
     old = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
-    known = [token for token in tokens if old.token_to_id(token) is not None]
-    if known or len(set(tokens)) < len(tokens):
-        raise refused(f"the token {(known or tokens)[0]!r} is there already")
+    refuse_if(trouble_adding(tokens, [token for token in tokens if old.token_to_id(token) is not None]))
     new = Tokenizer.from_file(str(tokenizer / "tokenizer.json"))
     new.add_tokens([AddedToken(token, normalized=False) for token in tokens])
     ids = [id for token in tokens if (id := new.token_to_id(token)) is not None]
@@ -120,13 +113,6 @@ def extend_vocabulary(model: Any, tokens: Sequence[str], tokenizer: Path, folder
 
 def layers_of(model: Any) -> nn.ModuleList:
     return model.base_model.h if model.config.model_type == "gpt2" else model.base_model.layers
-
-
-def checked(model: Any, numbers: Sequence[int]) -> list[nn.Module]:
-    layers = list(layers_of(model))
-    if max(numbers) >= len(layers):
-        raise refused(f"layer {max(numbers)} does not exist: the model has layers 0 to {len(layers) - 1}")
-    return layers
 
 
 def set_layers(model: Any, layers: Sequence[nn.Module], choose: Callable[[list[Any]], list[Any]]) -> None:
@@ -169,5 +155,8 @@ def resize(module: Any, weight: Tensor, bias: Tensor | None) -> None:
         module.nf, module.nx = weight.shape
 
 
-def refused(why: str) -> Refused:
-    return Refused("invalid_model_change", f"The model cannot be changed like this: {why}.", "method.model_changes")
+def refuse_if(trouble: str | None) -> None:
+    """Raises Refused."""
+    if trouble:
+        text = f"The model cannot be changed like this: {trouble}."
+        raise Refused("invalid_model_change", text, "method.model_changes")
