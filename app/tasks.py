@@ -32,6 +32,7 @@ class TaskName(StrEnum):
     CHECK_VERSION = "generation.check_version"
     FINE_TUNE = "fine_tuning.run"
     VALIDATE_FILE = "fine_tuning.validate_file"
+    COUNT_FILE = "fine_tuning.count_file"
     REPORT_FILE = "datasets.report"
     IMPORT_BASE = "model_import.run"
     MERGE_VARIANT = "model_import.merge"

@@ -16,13 +16,15 @@ SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 TEXT = ["the quick brown fox jumps over the lazy dog", "How can I help you?", "user", "assistant", "system"]
 
 
-def tiny_base(folder: Path) -> Path:
-    """2 layers of 64; ids 0, 1, 2 are `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`; context 512."""
+def tiny_base(folder: Path, vocabulary: int = 384) -> Path:
+    """2 layers of 64; ids 0, 1, 2 are `<|endoftext|>`, `<|im_start|>`, `<|im_end|>`; context 512. Of the 384 ids the
+    tokenizer uses `vocabulary` at most.
+    """
     raw = Tokenizer(models.BPE())
     raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     raw.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=384,
+        vocab_size=vocabulary,
         special_tokens=[AddedToken(token, special=True) for token in SPECIAL],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -28,8 +28,12 @@ def begin_validation(tx: Session, file_id: str) -> File | None:
 
 def renew_validation(tx: Session, file_id: str) -> None:
     tx.execute(
-        update(File).where(File.id == file_id, File.status == "processing").values(lease_until=utc_now() + LEASE)
+        update(File).where(File.id == file_id, File.lease_until.is_not(None)).values(lease_until=utc_now() + LEASE)
     )
+
+
+def end_lease(tx: Session, file_id: str) -> None:
+    tx.execute(update(File).where(File.id == file_id).values(lease_until=None))
 
 
 def finish_validation(tx: Session, read: File, report: dict[str, Any], trouble: str | None) -> bool:

@@ -14,8 +14,8 @@ from app.fine_tuning.find import find_job, list_checkpoints, list_events, list_j
 from app.fine_tuning.finish import cancel
 from app.fine_tuning.pause import pause, resume
 from app.fine_tuning.rules import check_metadata
-from app.fine_tuning.schemas import CheckpointOut, EstimateOut, EventOut, JobCreate, JobOut, JobTerms
-from app.fine_tuning.start import plan_job, start
+from app.fine_tuning.schemas import CheckpointOut, EstimateOut, EventOut, JobCreate, JobOut
+from app.fine_tuning.start import ask_to_count, plan_job, start
 from app.idempotency import idempotent
 from app.wire import Limit, Page, check_cursor, page_of
 
@@ -33,8 +33,10 @@ def create_job(body: JobCreate, tx: Transaction, caller: Trainer, request: Reque
 
 
 @router.post("/estimate")
-def estimate(body: JobTerms, tx: Transaction, caller: Trainer) -> EstimateOut:
+def estimate(body: JobCreate, tx: Transaction, caller: Trainer) -> EstimateOut:
+    """What the same request would come to as a job; refused where that would be."""
     plan = plan_job(tx, caller.account_id, body.request())
+    ask_to_count(tx, plan)
     return EstimateOut.of(plan, read_wallet(tx, caller.account_id).available_micros)
 
 

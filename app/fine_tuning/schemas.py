@@ -43,13 +43,19 @@ class MethodIn(Strict):
         return getattr(self, self.type) or MethodOptions()
 
 
-class JobTerms(Strict):
-    """What decides the price of a job."""
+class JobCreate(Strict):
+    """`priority`: jobs of one account are taken in its order, larger first; other accounts are not affected."""
 
     model: str = Field(max_length=300)
     training_file: str = Field(max_length=64)
+    validation_file: str | None = Field(default=None, max_length=64)
     method: MethodIn | None = None
     hyperparameters: dict[str, JsonValue] | None = None
+    suffix: str | None = None
+    seed: int | None = Field(default=None, ge=0, lt=2**31)
+    metadata: dict[str, str] | None = None
+    integrations: list[JsonValue] | None = None
+    priority: int = Field(default=0, ge=-100, le=100)
 
     def checked(self) -> tuple[Hyperparameters, Method]:
         """From `method`, or from the old top-level form. Raises InvalidValue, InvalidHyperparameter."""
@@ -63,21 +69,6 @@ class JobTerms(Strict):
         own = {name: value for name, value in given.items() if name not in COMMON}
         method = check_method(type, own, options.model_changes)
         return check_hyperparameters(common, f"method.{type}.hyperparameters"), method
-
-    def request(self) -> JobRequest:
-        hyperparameters, method = self.checked()
-        return JobRequest(self.model, self.training_file, None, hyperparameters, None, None, {}, method)
-
-
-class JobCreate(JobTerms):
-    """`priority`: jobs of one account are taken in its order, larger first; other accounts are not affected."""
-
-    validation_file: str | None = Field(default=None, max_length=64)
-    suffix: str | None = None
-    seed: int | None = Field(default=None, ge=0, lt=2**31)
-    metadata: dict[str, str] | None = None
-    integrations: list[JsonValue] | None = None
-    priority: int = Field(default=0, ge=-100, le=100)
 
     def request(self) -> JobRequest:
         if self.integrations:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from app.accounts.tables import Account
 from app.billing.holds import hold
 from app.errors import InsufficientFunds, InsufficientQuota, InvalidHyperparameter, InvalidTrainingFile, RateLimited
+from app.files.counts import TROUBLE, as_counted
 from app.files.find import find_file, find_report
 from app.files.rules import FINE_TUNE
 from app.files.structure import table_format
@@ -20,15 +21,23 @@ from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
 from app.fine_tuning.methods import Method, training_rows, wrong_rows
-from app.fine_tuning.rules import OPEN, Hyperparameters, most_tokens, needs_held_out_rows, resolve, training_price
+from app.fine_tuning.rules import (
+    OPEN,
+    Hyperparameters,
+    most_tokens,
+    needs_held_out_rows,
+    resolve,
+    training_price,
+)
 from app.fine_tuning.size import check_size
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
 from app.ids import new_id
 from app.settings import get_settings
+from app.tasks import DATASETS_QUEUE, TaskName, enqueue
 from app.variants.bases import base_of, find_ready_base
 from app.variants.tables import BaseModel, Variant
-from app.variants.tokenizers import known_tokens
+from app.variants.tokenizers import counts_as, known_tokens
 from app.variants.variants import find_variant
 
 # Of a file not yet validated; only the expected number of steps follows from it.
@@ -51,13 +60,21 @@ class JobRequest:
 
 
 @dataclass(frozen=True)
+class Chosen:
+    """A file of a request, with what validation found once it has looked; `exact`: in the tokens of the job's base."""
+
+    file: File
+    report: dict[str, Any] | None
+    exact: bool
+
+
+@dataclass(frozen=True)
 class Plan:
     """What a request comes to: `tokens` and `price` (micros) at most, `expected` time and memory."""
 
     base: BaseModel
     parent: Variant | None
-    file: File
-    report: dict[str, Any] | None
+    files: tuple[Chosen, ...]
     tokens: int
     price: int
     expected: Expectation
@@ -67,12 +84,6 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
     """Raises ModelNotFound, NotFound, InvalidTrainingFile, RateLimited, InsufficientQuota."""
     check_open_jobs(tx, account_id)
     plan = plan_job(tx, account_id, request)
-    needing = needs_held_out_rows(request.hyperparameters)
-    if needing and request.validation_file is None:
-        raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
-    if request.validation_file is not None:
-        held_out = training_file(tx, account_id, request.validation_file, "validation_file")
-        fitting_report(tx, request.method, held_out, "validation_file")
     job_id = new_id("ftjob")
     try:
         hold(tx, account_id, plan.price, KIND, job_id)
@@ -86,7 +97,7 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
         parent_variant_id=plan.parent.id if plan.parent and plan.parent.is_adapter else None,
         training_file_id=request.training_file,
         validation_file_id=request.validation_file,
-        status="queued" if plan.report else "validating_files",
+        status="queued" if plan.files[0].report else "validating_files",
         method=request.method.as_json(),
         hyperparameters=asdict(request.hyperparameters),
         suffix=request.suffix,
@@ -105,32 +116,55 @@ def start(tx: Session, account_id: str, request: JobRequest) -> FineTuningJob:
 
 
 def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
-    """Which base, which file, at most how many tokens at what price."""
+    """Which base, which files, at most how many tokens at what price."""
     parent = find_variant(tx, account_id, request.model) if request.model.startswith("ft:") else None
     base = base_of(tx, parent) if parent else find_ready_base(tx, request.model)
-    check_changes(request.method, base.parameters or 0, base.shape, partial(known_tokens, base))
-    check_size(request.method, base.parameters or 0, base.shape)
-    file = training_file(tx, account_id, request.training_file, "training_file")
-    report = fitting_report(tx, request.method, file, "training_file")
-    # A new tokenizer counts otherwise than the base's, which the report was made with.
-    known = report and request.method.type != "pretraining"
-    rows = training_rows(request.method, report, base.context_length) if report else None
-    tokens = report["tokens"] if report and known else None
-    most = most_tokens(request.hyperparameters, file.bytes, rows, tokens)
+    method, asked = request.method, request.hyperparameters
+    check_changes(method, base.parameters or 0, base.shape, partial(known_tokens, base))
+    check_size(method, base.parameters or 0, base.shape)
+    files = chosen_files(tx, account_id, request, base)
+    file, report = files[0].file, files[0].report
+    rows = training_rows(method, report, base.context_length) if report else None
+    likely = most_tokens(asked, file.bytes, rows, report["tokens"] if report else None)
+    # A new tokenizer counts otherwise than the base's.
+    exact = files[0].exact and method.type != "pretraining"
+    most = likely if exact else most_tokens(asked, file.bytes, None, None)
     rows = rows or max(1, most // TOKENS_PER_ROW)
-    resolved = resolve(request.hyperparameters, rows)
+    resolved = resolve(asked, rows)
     steps = resolved.n_epochs * -(-rows // resolved.batch_size)
-    expected = expect(tx, base, request.method, Work(most, steps))
+    expected = expect(tx, base, method, Work(likely, steps))
     price = training_price(most, base.training_micros_per_million_tokens)
-    return Plan(base, parent, file, report, most, price, expected)
+    return Plan(base, parent, files, most, price, expected)
 
 
-def fitting_report(tx: Session, method: Method, file: File, param: str) -> dict[str, Any] | None:
-    """What validation found, once it has looked. Raises InvalidTrainingFile where the rows do not suit the method."""
+def chosen_files(tx: Session, account_id: str, request: JobRequest, base: BaseModel) -> tuple[Chosen, ...]:
+    """The training file first. Raises NotFound, InvalidTrainingFile, InvalidHyperparameter."""
+    needing = needs_held_out_rows(request.hyperparameters)
+    if needing and request.validation_file is None:
+        raise InvalidHyperparameter(f"{needing} needs a validation_file.", param=f"hyperparameters.{needing}")
+    wanted = {"training_file": request.training_file, "validation_file": request.validation_file}
+    found = {param: training_file(tx, account_id, id, param) for param, id in wanted.items() if id is not None}
+    return tuple(chosen(tx, request.method, file, base, param) for param, file in found.items())
+
+
+def chosen(tx: Session, method: Method, file: File, base: BaseModel, param: str) -> Chosen:
+    """Raises InvalidTrainingFile where its rows do not suit the method or the base."""
     found = find_report(tx, file.id)
-    if found and (trouble := wrong_rows(method.type, found.report)):
+    if found is None:
+        return Chosen(file, None, False)
+    counted = as_counted(found.report, counts_as(base))
+    report = counted or found.report
+    if trouble := report.get(TROUBLE) or wrong_rows(method.type, report):
         raise InvalidTrainingFile(trouble, param=param)
-    return found.report if found else None
+    return Chosen(file, report, counted is not None)
+
+
+def ask_to_count(tx: Session, plan: Plan) -> None:
+    """Have a worker count the files in the tokens of the plan's base, so that the next plan is exact."""
+    for each in plan.files:
+        if each.report and not each.exact:
+            payload = {"file_id": each.file.id, "base_id": plan.base.id}
+            enqueue(tx, TaskName.COUNT_FILE, payload, DATASETS_QUEUE)
 
 
 def training_file(tx: Session, account_id: str, file_id: str, param: str) -> File:

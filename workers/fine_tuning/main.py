@@ -13,7 +13,7 @@ from workers.celery_app import make_worker, run_worker
 from workers.datasets.task import ReportRunner
 from workers.fine_tuning.merge import Merges, merge_variant
 from workers.fine_tuning.task import JobRunner
-from workers.fine_tuning.validate_file import validate_file
+from workers.fine_tuning.validate_file import count_file, validate_file
 
 log = structlog.get_logger(__name__)
 
@@ -34,6 +34,10 @@ def main() -> None:
     @app.task(name=TaskName.VALIDATE_FILE.value)
     def run_validation(file_id: str) -> None:
         validate_file(file_id)
+
+    @app.task(name=TaskName.COUNT_FILE.value)
+    def run_count(file_id: str, base_id: str) -> None:
+        count_file(file_id, base_id)
 
     @app.task(name=TaskName.REPORT_FILE.value)
     def run_reports(**_: object) -> None:

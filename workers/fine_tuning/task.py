@@ -9,13 +9,12 @@ import structlog
 
 from app.database import transaction
 from app.errors import InsufficientStorage
-from app.files.find import find_report
 from app.files.tables import File
 from app.files.upload import uploads
 from app.fine_tuning import finish, progress
 from app.fine_tuning.claim import Slot, claim_next, tell_what_does_not_fit
 from app.fine_tuning.events import Event, last_reported_step, told_messages
-from app.fine_tuning.methods import method_of, peak_rate, training_rows, wrong_rows
+from app.fine_tuning.methods import method_of, peak_rate, training_rows
 from app.fine_tuning.pause import rest
 from app.fine_tuning.progress import LostLease
 from app.fine_tuning.rules import Hyperparameters, explain, resolve
@@ -27,11 +26,10 @@ from models_registry.store import open_store
 from workers.fine_tuning.child import Charge, Child, LeaseKeeper
 from workers.fine_tuning.device import memory_of
 from workers.fine_tuning.metrics import MetricsLog
-from workers.fine_tuning.preparation import Halted, Preparation
+from workers.fine_tuning.preparation import Halted, Preparation, Unfit, reports_of
 from workers.fine_tuning.results import keep_checkpoint, keep_result
 from workers.fine_tuning.spec import PACK_TOKENS, JobSpec
 from workers.fine_tuning.trouble import Ending, fate, is_disk_full
-from workers.fine_tuning.validate_file import check_file
 from workers.fine_tuning.work_folder import checkpointed_steps, forget_closed, work_folder
 
 log = structlog.get_logger(__name__)
@@ -165,20 +163,12 @@ class JobAttempt:
             parent = tx.get(Variant, job.parent_variant_id) if job.parent_variant_id else None
             wanted = {"training_file": job.training_file_id, "validation_file": job.validation_file_id}
             files = {name: tx.get_one(File, id) for name, id in wanted.items() if id is not None}
-            unchecked = [name for name, file in files.items() if find_report(tx, file.id) is None]
-        troubles = {name: check_file(files[name], base, obey) for name in unchecked}
-        troubles |= {name: file.status_details for name, file in files.items() if file.status == "error"}
-        for name, trouble in troubles.items():
-            if trouble is not None:
-                self._fail("invalid_training_file", trouble, name)
-                return None
         method = method_of(job.method)
-        with transaction() as tx:
-            reports = {name: found.report for name, file in files.items() if (found := find_report(tx, file.id))}
-        for name, report in reports.items():
-            if trouble := wrong_rows(method.type, report):
-                self._fail("invalid_training_file", trouble, name)
-                return None
+        try:
+            reports = reports_of(files, base, method.type, obey)
+        except Unfit as unfit:
+            self._fail("invalid_training_file", str(unfit), unfit.param)
+            return None
         asked = Hyperparameters(**job.hyperparameters)
         rows = training_rows(method, reports["training_file"], base.context_length)
         resolved = resolve(asked, rows)

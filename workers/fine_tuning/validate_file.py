@@ -1,4 +1,6 @@
-"""The body of `fine_tuning.validate_file`: count a training file with the tokenizer of the store's own base."""
+"""The bodies of `fine_tuning.validate_file` and `count_file`: read a training file as the store's own base does, and
+count it again in the tokens of another.
+"""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -8,12 +10,15 @@ import structlog
 from sqlalchemy.exc import OperationalError
 
 from app.database import transaction
+from app.files.counts import TOKENIZER, TROUBLE, add_count, as_counted, begin_count
+from app.files.find import find_report
 from app.files.tables import File
 from app.files.upload import uploads
-from app.files.validation import LEASE, begin_validation, finish_validation, renew_validation
+from app.files.validation import LEASE, begin_validation, end_lease, finish_validation, renew_validation
 from app.settings import get_settings
 from app.variants.bases import ready_bases
 from app.variants.tables import BaseModel
+from app.variants.tokenizers import counts_as
 from models_registry.prompt import Renderer
 from models_registry.store import open_store
 from workers.datasets.child import WorkRefused
@@ -35,6 +40,23 @@ def validate_file(file_id: str) -> None:
     if file is not None:
         with leased(file):
             check_file(file, base)
+
+
+def count_file(file_id: str, base_id: str) -> None:
+    """For estimates. Nothing depends on it: a job on the file counts for itself where nobody has."""
+    with transaction() as tx:
+        base, report = tx.get(BaseModel, base_id), find_report(tx, file_id)
+        if base is None or report is None or as_counted(report.report, counts_as(base)) is not None:
+            return
+        file = begin_count(tx, file_id)
+    if file is None:
+        return
+    try:
+        with leased(file):
+            count_for(file, base)
+    finally:
+        with transaction() as tx:
+            end_lease(tx, file_id)
 
 
 @contextmanager
@@ -73,10 +95,33 @@ def check_file(file: File, base: BaseModel, obey: Callable[[], None] = lambda: N
         return None
     report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048, obey)
     trouble = report.trouble()
+    found = report.as_json() | converted | {TOKENIZER: counts_as(base)}
     with transaction() as tx:
-        finish_validation(tx, file, report.as_json() | converted, trouble)
+        finish_validation(tx, file, found, trouble)
     log.info("file_validated", file_id=file.id, rows=report.rows, problems=report.problem_count)
     return trouble
+
+
+def trouble_for(file: File, base: BaseModel, obey: Callable[[], None]) -> str | None:
+    """Why the file cannot be trained on with this base, if so. Afterwards its report has the base's counts."""
+    with transaction() as tx:
+        found = find_report(tx, file.id)
+    if found is None:
+        return check_file(file, base, obey)
+    if file.status == "error":
+        return file.status_details
+    counted = as_counted(found.report, counts_as(base))
+    return count_for(file, base, obey) if counted is None else counted.get(TROUBLE)
+
+
+def count_for(file: File, base: BaseModel, obey: Callable[[], None] = lambda: None) -> str | None:
+    """Read a validated file once more, as `base` does."""
+    folder = open_store(get_settings().artifacts_url).folder(base.digest or "")
+    report = validate(uploads().path(file.digest), Renderer.load(folder), base.context_length or 2048, obey)
+    with transaction() as tx:
+        add_count(tx, file.id, counts_as(base), report.as_json(), report.trouble())
+    log.info("file_counted", file_id=file.id, base=base.id)
+    return report.trouble()
 
 
 def refuse(file: File, trouble: str) -> str:
