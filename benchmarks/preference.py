@@ -72,7 +72,7 @@ def ours(folder: Path, rows: Rows, batch_size: int, n_epochs: int) -> Figures:
     )
     told, peak = run([sys.executable, "-m", "workers.fine_tuning.recipes.dpo"], spec.model_dump_json() + "\n")
     reports = [json.loads(line) for line in told.splitlines()]
-    reference = next(each["data"]["seconds"] for each in reports if each["event"] == "note")
+    reference = next(each["data"]["seconds"] for each in reports if each["event"] == "looked")
     steps = [each["data"] for each in reports if each["event"] == "step"]
     return Figures("gptstore", reference + steps[-1]["seconds"], peak, [step["loss"] for step in steps])
 

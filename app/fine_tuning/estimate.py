@@ -23,10 +23,13 @@ ALIKE_SIZE = 4
 
 @dataclass(frozen=True)
 class Work:
-    """What training comes to: `tokens` in `steps` steps."""
+    """What training comes to: `tokens` learned in `steps` steps; `looked`: those only seen, in evaluations and for a
+    reference.
+    """
 
     tokens: int
     steps: int
+    looked: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def expect(tx: Session, base: BaseModel, method: Method, work: Work) -> Expectat
     size, arithmetic = needs(base, method)
     found = [each for each in measured(tx, base, method) if 1 / ALIKE_SIZE <= each["size"] / size <= ALIKE_SIZE]
     if not found:
-        return Expectation(estimated_seconds(work.tokens, size, method.makes_base), arithmetic, 0)
+        return Expectation(estimated_seconds(work.tokens, work.looked, size, method.makes_base), arithmetic, 0)
     peaks = [(each["peak_memory_bytes"], each["arithmetic"]) for each in found if each.get("peak_memory_bytes")]
     # A larger model needs more than the measured ones by what arithmetic says; a smaller one at most their least.
     memory = max(min(peaks)[0], *(peak + arithmetic - theirs for peak, theirs in peaks)) if peaks else arithmetic
@@ -75,8 +78,8 @@ def measured(tx: Session, base: BaseModel, method: Method) -> list[dict[str, Any
 
 
 def seconds_of(work: Work, size: int, found: Sequence[dict[str, Any]]) -> float:
-    """A loop at the speed per parameter of the jobs whose steps were most alike, and the median of what comes before
-    and after it.
+    """A loop at the speed per parameter of the jobs whose steps were most alike, looking at the speed of those that
+    looked, and the median of what else comes before and after.
     """
 
     def unlikeness(each: dict[str, Any]) -> float:
@@ -85,5 +88,9 @@ def seconds_of(work: Work, size: int, found: Sequence[dict[str, Any]]) -> float:
 
     alike = sorted(found, key=unlikeness)[:ALIKE]
     rate = statistics.median(each["size"] * each["tokens"] / each["loop_seconds"] for each in alike)
-    around = statistics.median(each["seconds"] - each["loop_seconds"] for each in found)
-    return float(around + size * work.tokens / rate)
+    around = statistics.median(each["seconds"] - each["loop_seconds"] - each.get("looked_seconds", 0) for each in found)
+    seen = [each for each in found if each.get("looked_seconds")]
+    looks = [each["size"] * each["looked_tokens"] / each["looked_seconds"] for each in seen]
+    # Without a measured look: the way back takes at least as long as the way forth.
+    look_rate = statistics.median(looks) if looks else 2 * rate
+    return float(around + size * work.tokens / rate + size * work.looked / look_rate)

@@ -26,6 +26,8 @@ PACK_TOKENS = 2048
 # cores multiply in bf16.
 FLOPS_PER_SECOND = 300e9
 START_SECONDS = 12.0
+# At so many steps of a run, and never more often than after so many, a few held-out rows are looked at.
+SAMPLES_PER_RUN, STEPS_PER_SAMPLE, SAMPLE_ROWS = 4, 10, 16
 
 
 @dataclass(frozen=True)
@@ -154,14 +156,25 @@ def most_tokens(asked: Hyperparameters, file_bytes: int, rows: int | None, token
     return tokens * resolve(asked, rows).n_epochs
 
 
+def looked_tokens(resolved: Resolved, steps: int, held_out: int, held_out_rows: int) -> int:
+    """Held-out tokens that evaluations see: all before, after and, where that judges, behind each epoch; some between.
+    `held_out`: tokens of the whole file.
+    """
+    judged = resolved.n_epochs if resolved.keep == BEST or resolved.early_stopping_patience else 0
+    samples = min(SAMPLES_PER_RUN, (steps - 1) // STEPS_PER_SAMPLE)
+    share = min(1.0, SAMPLE_ROWS / max(held_out_rows, 1))
+    return round(held_out * (2 + judged + samples * share))
+
+
 def training_price(tokens: int, micros_per_million: int) -> int:
     """Micros, rounded up once."""
     return -(-tokens * micros_per_million // 1_000_000)
 
 
-def estimated_seconds(tokens: int, parameters: int, whole: bool) -> float:
-    """Forward and backward: 4 operations per parameter and token, 6 where the `whole` model learns."""
-    return round(START_SECONDS + (6 if whole else 4) * parameters * tokens / FLOPS_PER_SECOND, 1)
+def estimated_seconds(tokens: int, looked: int, parameters: int, whole: bool) -> float:
+    """Forward and backward: 4 operations per parameter and token, 6 where the `whole` model learns; 2 to look at it."""
+    operations = parameters * ((6 if whole else 4) * tokens + 2 * looked)
+    return round(START_SECONDS + operations / FLOPS_PER_SECOND, 1)
 
 
 def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool) -> int:

@@ -1,6 +1,7 @@
 """Creating a job: everything that can be refused is refused here, and the worst-case price is set aside."""
 
 import secrets
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
@@ -24,6 +25,7 @@ from app.fine_tuning.methods import Method, training_rows, wrong_rows
 from app.fine_tuning.rules import (
     OPEN,
     Hyperparameters,
+    looked_tokens,
     most_tokens,
     needs_held_out_rows,
     resolve,
@@ -132,9 +134,23 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     rows = rows or max(1, most // TOKENS_PER_ROW)
     resolved = resolve(asked, rows)
     steps = resolved.n_epochs * -(-rows // resolved.batch_size)
-    expected = expect(tx, base, method, Work(likely, steps))
+    looked = looked_tokens(resolved, steps, *held_out(files[1:], method, base.context_length))
+    if method.type == "dpo":
+        looked += sum(likely_tokens(each) for each in files)
+    expected = expect(tx, base, method, Work(likely, steps, looked))
     price = training_price(most, base.training_micros_per_million_tokens)
     return Plan(base, parent, files, most, price, expected)
+
+
+def held_out(files: Sequence[Chosen], method: Method, context_length: int | None) -> tuple[int, int]:
+    """About how many tokens and rows are held out."""
+    tokens = sum(likely_tokens(each) for each in files)
+    rows = sum(training_rows(method, each.report, context_length) for each in files if each.report)
+    return tokens, rows or tokens // TOKENS_PER_ROW
+
+
+def likely_tokens(file: Chosen) -> int:
+    return int(file.report["tokens"]) if file.report else file.file.bytes
 
 
 def chosen_files(tx: Session, account_id: str, request: JobRequest, base: BaseModel) -> tuple[Chosen, ...]:

@@ -9,8 +9,10 @@ from starlette.testclient import TestClient
 
 from app.billing.ledger import verify
 from app.database import transaction
+from app.fine_tuning.rules import Hyperparameters, looked_tokens, resolve
 from tests.conftest import Base, Signed
 from tests.fine_tuning.conftest import Create, Upload, chat_rows
+from tests.fine_tuning.runs import row_of
 from workers.fine_tuning.task import JobRunner
 from workers.fine_tuning.validate_file import validate_file
 
@@ -83,6 +85,10 @@ def test_a_job_becomes_a_model_and_is_charged_once(
     assert checkpoints[1].fine_tuned_model_checkpoint == f"{done.fine_tuned_model}:ckpt-step-6"
     assert sdk.models.retrieve(checkpoints[1].fine_tuned_model_checkpoint).owned_by == user.handle
     assert checkpoints[0].metrics.full_valid_loss is not None
+    held_out_tokens = client.get(f"/v1/files/{held_out}/report", headers=user.headers).json()["report"]["tokens"]
+    terms = resolve(Hyperparameters(n_epochs=2, batch_size=4), 24)
+    looked = row_of(job.id).result["timing"]["looked_tokens"]
+    assert looked == looked_tokens(terms, 12, held_out_tokens, 4) == 3 * held_out_tokens
     csv = sdk.files.content(done.result_files[0]).text.splitlines()
     assert csv[0].startswith("step,train_loss")
     assert len(csv) == 13

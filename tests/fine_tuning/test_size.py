@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM
 from app.errors import AppError
 from app.fine_tuning.estimate import Work, expect
 from app.fine_tuning.methods import Method, Pretraining, check_method
+from app.fine_tuning.rules import Hyperparameters, looked_tokens, resolve
 from app.fine_tuning.size import check_size, parameters_of
 from app.fine_tuning.tables import FineTuningJob
 from app.variants.tables import BaseModel
@@ -74,8 +75,9 @@ def test_a_large_base_may_be_made_smaller() -> None:
     check_size(smaller, 7_000_000_000, SHAPE)
 
 
-def finished(tx: Session, base: BaseModel, method: Method) -> FineTuningJob:
+def finished(tx: Session, base: BaseModel, method: Method, looked: dict[str, float] | None = None) -> FineTuningJob:
     timing = {"tokens": 100_000, "steps": 50, "loop_seconds": 2.0, "seconds": 9.0, "peak_memory_bytes": 400_000_000}
+    timing |= looked or {}
     return queue(tx, base_id=base.id, status="succeeded", method=method.as_json(), result={"timing": timing})[0]
 
 
@@ -99,3 +101,18 @@ def test_a_somewhat_larger_model_takes_longer_than_the_measured_one(alone: Sessi
     assert (expected.jobs, measured.seconds) == (1, 9.0)
     assert expected.seconds > measured.seconds
     assert expected.memory_bytes > measured.memory_bytes
+
+
+def test_what_is_only_looked_at_takes_the_time_of_looking_not_of_learning(alone: Session) -> None:
+    base, tiny = new_base(alone), check_method("pretraining", TINY, None)
+    finished(alone, base, tiny, {"looked_tokens": 50_000, "looked_seconds": 0.5})
+    learning, looking = (expect(alone, base, tiny, Work(100_000, 50, looked)).seconds for looked in (0, 100_000))
+    assert (learning, looking) == (8.5, 9.5)
+
+
+def test_held_out_rows_are_looked_at_before_after_between_and_where_they_judge() -> None:
+    plain, judged = (resolve(Hyperparameters(n_epochs=3, keep=keep), 80) for keep in ("last", "best"))
+    assert looked_tokens(plain, 5, 1000, 10) == 2000
+    assert looked_tokens(judged, 5, 1000, 10) == 5000
+    assert looked_tokens(plain, 31, 1000, 10) == 5000
+    assert looked_tokens(plain, 1000, 1000, 64) == 3000

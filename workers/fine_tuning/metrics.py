@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -28,6 +29,7 @@ class MetricsLog:
         self._messages, self._remembered = messages, remembered
         self._total, self._stride, self._first = 0, 1, 0
         self._last: Mapping[str, Any] = {}
+        self._looked: Counter[str] = Counter()
         self._events: list[Event] = []
         self._unsaid: list[Mapping[str, Any]] = []
         self._eta: float | None = None
@@ -48,6 +50,8 @@ class MetricsLog:
         elif report.event == "step":
             self._eta, self._last = report.data.get("eta_seconds"), report.data
             self._add_step(report.data)
+        elif report.event == "looked":
+            self._looked.update(report.data)
         if time.monotonic() - self._flushed >= PERIOD:
             self.flush()
 
@@ -61,10 +65,13 @@ class MetricsLog:
             self._unsaid, self._told = [], step
 
     def timing(self) -> dict[str, float] | None:
-        """Of a run in one piece: tokens, steps and seconds of its loop, for later estimates."""
+        """Of a run in one piece, for later estimates: tokens and steps learned in `loop_seconds`, and what was only
+        looked at.
+        """
         if self._first or not self._last:
             return None
-        return {"tokens": self._last["tokens"], "steps": self._last["step"], "loop_seconds": self._last["seconds"]}
+        loop = {"tokens": self._last["tokens"], "steps": self._last["step"], "loop_seconds": self._last["seconds"]}
+        return loop | {f"looked_{name}": round(sum, 3) for name, sum in self._looked.items()}
 
     def flush(self) -> None:
         if self._events or self._eta is not None:

@@ -49,12 +49,13 @@ class JobSpec(BaseModel):
 class Report(BaseModel):
     """One line of the child's output.
 
-    `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens,
-    seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `saved`: a checkpoint is on
-    disk. `epoch`: step, folder, metrics of a model to keep and remove. `done`: folder, csv, metrics, trained_tokens,
-    samples. Both have facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message,
-    param. `note`: a message for the job's owner, told once. `broken`: code, message.
+    `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens
+    learned in so many seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `looked`:
+    tokens, seconds of a pass that learned nothing (an evaluation, DPO's reference). `saved`: a checkpoint is on disk.
+    `epoch`: step, folder, metrics of a model to keep and remove. `done`: folder, csv, metrics, trained_tokens, samples.
+    Both have facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`:
+    a message for the job's owner, told once. `broken`: code, message.
     """
 
-    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note", "broken"]
+    event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note", "broken", "looked"]
     data: dict[str, Any] = {}

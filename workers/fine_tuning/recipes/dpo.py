@@ -5,6 +5,7 @@ kept beside the checkpoints as they come: no second model in memory and no secon
 """
 
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,9 @@ def dpo(parent: Parent) -> None:
     renderer = Renderer.load(tokenizer)
     rows = needed(read_preferences(Path(spec.training), renderer, spec.context_length), "preference")
     held_out = read_preferences(Path(spec.validation), renderer, spec.context_length) if spec.validation else []
+    begun = time.monotonic()
     found = reference_logprobs(Path(spec.work), model, rows + held_out, device, spec.pack_tokens)
+    parent.tell("looked", tokens=sum(len(row.ids) for row in rows + held_out), seconds=time.monotonic() - begun)
     parent.tell("note", message=f"Reference of {len(found)} pairs at hand")
     known = [row._replace(reference=pair) for row, pair in zip(rows + held_out, found, strict=True)]
     objective = Preference(settings.strength)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from app.fine_tuning.rules import SAMPLE_ROWS, SAMPLES_PER_RUN, STEPS_PER_SAMPLE
 from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
 from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
@@ -26,8 +27,6 @@ from workers.fine_tuning.recipes.samples import answers, prompts_of
 from workers.fine_tuning.recipes.trainable import Trainable, WholeModel
 
 CLIP = 1.0
-SAMPLE_ROWS = 16
-SAMPLES_PER_RUN = 4
 # Of a run whose whole model learns, the last epochs whose models are kept: each takes as much disk as a base.
 WHOLE_CHECKPOINTS = 3
 # Of the time of a run, one part in so many may go into checkpoints.
@@ -45,7 +44,8 @@ OUT_OF_MEMORY = (
 class Run:
     """The state of one job: the optimizer's moments, the steps done and their figures.
 
-    `unfinished`: the figures of the last step while what is due after it is still to be done.
+    `unfinished`: the figures of the last step while what is due after it is still to be done; `looking`: seconds that
+    evaluations took.
 
     `decay` is taken off the first `decayed` weights at each step, times the learning rate; `warmup` in steps at most.
     """
@@ -86,6 +86,7 @@ class Run:
         self.judged = bool(held_out) and (self.spec.keep == "best" or self.spec.early_stopping_patience > 0)
         self.history: list[dict[str, float]] = []
         self.unfinished: dict[str, float] | None = None
+        self.looking = 0.0
 
     def resume(self) -> None:
         """Stand where the newest checkpoint stood; at a fresh start measure the base on the held-out rows."""
@@ -113,7 +114,7 @@ class Run:
         if self.unfinished is not None:
             self.finish_step(self.unfinished)
         began, saved, first = time.monotonic(), time.monotonic(), self.step
-        tokens_done, pause = 0, self.spec.seconds_between_checkpoints
+        tokens_done, pause, looked = 0, self.spec.seconds_between_checkpoints, self.looking
         while self.step < self.total and not self.best.exhausted:
             self.parent.give_way()
             self.parent.obey()
@@ -124,7 +125,8 @@ class Run:
             tokens_done += sum(self.lengths[row] for row in batches[at])
             seconds = time.monotonic() - began
             left = seconds / (self.step - first) * (self.total - self.step)
-            self.finish_step(figures, tokens=tokens_done, seconds=round(seconds, 3), eta_seconds=round(left, 1))
+            learning = round(seconds - (self.looking - looked), 3)
+            self.finish_step(figures, tokens=tokens_done, seconds=learning, eta_seconds=round(left, 1))
             if time.monotonic() - saved >= pause and self.step < self.total:
                 begun = time.monotonic()
                 self.save()
@@ -158,7 +160,8 @@ class Run:
         """
         self.unfinished = figures
         ends_epoch, found, loss = self.step % self.per_epoch == 0, {}, None
-        if self.held_out and self.step % max(10, self.total // (SAMPLES_PER_RUN + 1)) == 0 and self.step < self.total:
+        every = max(STEPS_PER_SAMPLE, self.total // (SAMPLES_PER_RUN + 1))
+        if self.held_out and self.step % every == 0 and self.step < self.total:
             found = self.evaluate(self.held_out[:SAMPLE_ROWS])
         if ends_epoch and self.judged:
             loss = self.evaluate(self.held_out)["loss"]
@@ -202,9 +205,12 @@ class Run:
     def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:
         """The objective's means over `rows`; `loss` is that of the wanted ones where they can be told apart."""
         sums: Counter[str] = Counter()
-        lengths = [len(row.ids) for row in rows]
+        lengths, begun = [len(row.ids) for row in rows], time.monotonic()
         for part in self.parts(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
             sums.update(self.objective.measure(self.model, [rows[row] for row in part], self.device)[1])
+        seconds = time.monotonic() - begun
+        self.looking += seconds
+        self.parent.tell("looked", tokens=sum(lengths), seconds=seconds)
         figures = self.objective.figures(sums)
         if sums["wanted"]:
             figures["loss"] = sums["wanted_loss"] / sums["wanted"]
