@@ -3,10 +3,12 @@
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from sqlalchemy.orm import Session
 
+from app.settings import get_settings
 from app.variants.bases import find_base, start_import
 from models_registry.prompt import Message, Renderer
 from models_registry.store import open_store
@@ -66,6 +68,19 @@ def test_another_family_comes_in_with_its_linears(services: Services, base: Base
         row = find_base(tx, f"tiny-{family}-import")
     assert (row.status, row.architecture) == ("ready", type(model).__name__), row.status_details
     assert len(row.shape["linears"]) == 3 * (4 if family == "gpt2" else 7)
+
+
+def test_a_full_disk_fails_the_import_and_says_so(
+    services: Services, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPTSTORE_API__MIN_FREE_DISK_BYTES", str(2**60))
+    get_settings.cache_clear()
+    try:
+        assert "disk is nearly full" in refused(services, "no-room", str(base.source))
+    finally:
+        monkeypatch.undo()
+        get_settings.cache_clear()
+    assert not list(Path(urlsplit(services.environment["GPTSTORE_ARTIFACTS_URL"]).path, "tmp").iterdir())
 
 
 def test_a_missing_wheel_is_refused(services: Services) -> None:

@@ -21,7 +21,7 @@ from app.variants.bases import add_trained_base
 from app.variants.tables import BaseModel, Variant
 from app.variants.variants import create_variant
 from models_registry.adapter import CONFIG, WEIGHTS, AdapterInfo, check_adapter
-from models_registry.store import open_store
+from models_registry.store import ArtifactStore, open_store
 from workers.model_import.facts import BaseFacts
 
 
@@ -71,7 +71,7 @@ def trained_base(job: FineTuningJob, data: Mapping[str, Any], step: int | None) 
         "training_file_digest": training.digest,
         "model_changes": job.method.get("model_changes", []),
     } | ({} if step is None else {"step": step})
-    manifest = open_store(get_settings().artifacts_url).put_folder(Path(data["folder"]), "base", lineage)
+    manifest = artifacts().put_folder(Path(data["folder"]), "base", lineage)
 
     def make(tx: Session) -> Variant:
         base = add_trained_base(tx, job.account_id, base_id, parent, manifest.digest, facts, lineage)
@@ -114,5 +114,11 @@ def keep_adapter(job: FineTuningJob, folder: Path) -> tuple[str, AdapterInfo]:
         linears = tx.get_one(BaseModel, job.base_id).shape["linears"]
     info = check_adapter(folder / WEIGHTS, (folder / CONFIG).read_bytes(), linears)
     (folder / CONFIG).write_text(json.dumps(dict(info.config), sort_keys=True))
-    manifest = open_store(get_settings().artifacts_url).put_folder(folder, "adapter", {"base": job.base_id})
+    manifest = artifacts().put_folder(folder, "adapter", {"base": job.base_id})
     return manifest.digest, info
+
+
+def artifacts() -> ArtifactStore:
+    """Refuses by StorageFull what would fill the disk."""
+    settings = get_settings()
+    return open_store(settings.artifacts_url, settings.api.min_free_disk_bytes)

@@ -10,7 +10,8 @@ import structlog
 from app.database import transaction
 from app.settings import get_settings
 from app.variants.bases import fail_import, find_base, finish_import
-from models_registry.store import open_store
+from models_registry.errors import RegistryError
+from models_registry.store import Manifest, open_store
 from workers.model_import.facts import BaseFacts
 
 log = structlog.get_logger(__name__)
@@ -24,23 +25,33 @@ class ImportFailed(Exception):
 
 
 def run_import(base_id: str, source: str) -> None:
-    """Idempotent: a second delivery of a finished import does nothing."""
+    """Idempotent: a second delivery of a finished import does nothing. Whatever fails is the operator's to read."""
     with transaction() as tx:
         if find_base(tx, base_id).status != "importing":
             return
-    store = open_store(get_settings().artifacts_url)
     try:
-        with store.scratch() as folder:
-            facts = convert(source, folder)
-            manifest = store.put_folder(folder, "base", {"base": base_id, "architecture": facts.architecture})
-    except ImportFailed as error:
-        log.warning("base_not_imported", base=base_id, error=str(error))
+        manifest, facts = keep(base_id, source)
+    except (ImportFailed, RegistryError) as error:
+        reason = str(error)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+    else:
         with transaction() as tx:
-            fail_import(tx, base_id, str(error))
+            finish_import(tx, base_id, manifest.digest, facts.model_dump())
+        log.info("base_imported", base=base_id, digest=manifest.digest)
         return
+    log.warning("base_not_imported", base=base_id, error=reason)
     with transaction() as tx:
-        finish_import(tx, base_id, manifest.digest, facts.model_dump())
-    log.info("base_imported", base=base_id, digest=manifest.digest)
+        fail_import(tx, base_id, reason)
+
+
+def keep(base_id: str, source: str) -> tuple[Manifest, BaseFacts]:
+    """Raises ImportFailed, RegistryError, OSError."""
+    settings = get_settings()
+    store = open_store(settings.artifacts_url, settings.api.min_free_disk_bytes)
+    with store.scratch() as folder:
+        facts = convert(source, folder)
+        return store.put_folder(folder, "base", {"base": base_id, "architecture": facts.architecture}), facts
 
 
 def convert(source: str, folder: Path) -> BaseFacts:
