@@ -52,9 +52,10 @@ class Report(BaseModel):
     `begin`: rows, tokens, total_steps, step (where it resumes). `step`: step, loss, mean_token_accuracy, tokens
     learned in so many seconds, eta_seconds, lr, and valid_loss, valid_mean_token_accuracy at some steps. `looked`:
     tokens, seconds of a pass that learned nothing (an evaluation, DPO's reference). `saved`: a checkpoint is on disk.
-    `epoch`: step, folder, metrics of a model to keep and remove. `done`: folder, csv, metrics, trained_tokens, samples.
-    Both have facts where the folder holds a whole model. `stopped`: as asked. `refused`: code, message, param. `note`:
-    a message for the job's owner, told once. `broken`: code, message.
+    `epoch`: step, folder, metrics of a model to keep and remove. `done`: folder, csv, metrics, trained_tokens, samples,
+    peak_memory_bytes of a device with memory of its own. Both have facts where the folder holds a whole model.
+    `stopped`: as asked. `refused`: code, message, param. `note`: a message for the job's owner, told once. `broken`:
+    code, message.
     """
 
     event: Literal["begin", "step", "saved", "epoch", "done", "stopped", "refused", "note", "broken", "looked"]

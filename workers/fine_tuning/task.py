@@ -223,7 +223,7 @@ class JobAttempt:
                 keep_checkpoint(self.job, report.data)
             elif report.event == "done":
                 metrics.flush()
-                keep_result(self.job, report.data, self._timing(child, metrics))
+                keep_result(self.job, report.data, self._timing(child, metrics, report.data.get("peak_memory_bytes")))
                 return True
             elif report.event == "refused":
                 metrics.flush()
@@ -248,14 +248,16 @@ class JobAttempt:
             progress.release(tx, self.job.id, self.token, count_attempt=False)
             return False
 
-    def _timing(self, child: Child, metrics: MetricsLog) -> dict[str, float]:
-        """What later estimates build on; nothing of a job that was interrupted."""
+    def _timing(self, child: Child, metrics: MetricsLog, device_peak: int | None) -> dict[str, float]:
+        """What later estimates build on; nothing of a job that was interrupted. `device_peak`: bytes of a device that
+        has memory of its own.
+        """
         loop = metrics.timing()
         if loop is None or self.token > 1:
             return {}
         child.measure()
         seconds = round(time.monotonic() - self.began, 3)
-        return {**loop, "seconds": seconds, "peak_memory_bytes": child.peak_memory}
+        return {**loop, "seconds": seconds, "peak_memory_bytes": device_peak or child.peak_memory}
 
     def _fail(self, code: str, message: str, param: str | None) -> None:
         with transaction() as tx:

@@ -4,6 +4,8 @@ import csv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.objective import perplexity
 
@@ -56,5 +58,7 @@ def finish(run: "Run") -> None:
         writer.writerow(columns + more)
         writer.writerows([each.get(key, "") for key in keys + more] for each in run.history)
     extra: dict[str, Any] = {} if facts is None else {"facts": facts.model_dump()}
+    if run.device.type == "cuda":
+        extra["peak_memory_bytes"] = torch.cuda.max_memory_allocated(run.device)
     extra |= {"trained_tokens": sum(run.lengths) * done, "samples": samples(run)}
     run.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, **extra)
