@@ -1,7 +1,7 @@
 """Tells the streams of this process that a job has new events: Postgres notifies on commit, one connection listens."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,14 +9,14 @@ import psycopg
 import structlog
 from sqlalchemy.engine import make_url
 
-from app.errors import Overloaded
+from app.errors import Overloaded, RateLimited
 from app.fine_tuning.events import CHANNEL
 from app.settings import get_settings
 
 log = structlog.get_logger(__name__)
 
 RETRY = 1.0
-MOST_STREAMS = 1000
+MOST_STREAMS, MOST_STREAMS_PER_ACCOUNT = 1000, 50
 
 
 class Bell:
@@ -24,6 +24,7 @@ class Bell:
 
     def __init__(self) -> None:
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+        self._open: Counter[str] = Counter()
         self._listening: asyncio.Task[None] | None = None
 
     async def stop(self) -> None:
@@ -31,21 +32,28 @@ class Bell:
             self._listening.cancel()
             await asyncio.gather(self._listening, return_exceptions=True)
 
-    def check_room(self) -> None:
-        """Raises Overloaded when this process has as many streams as it can bear."""
-        if sum(map(len, self._waiting.values())) >= MOST_STREAMS:
+    def check_room(self, account_id: str) -> None:
+        """Raises RateLimited when the account has its share of streams, Overloaded when this process has as many as it
+        can bear.
+        """
+        if self._open[account_id] >= MOST_STREAMS_PER_ACCOUNT:
+            text = f"You have {MOST_STREAMS_PER_ACCOUNT} event streams open; close one."
+            raise RateLimited(text, retry_after=10)
+        if self._open.total() >= MOST_STREAMS:
             raise Overloaded("Too many event streams are open; try again later.", retry_after=10)
 
     @contextmanager
-    def ringing(self, job_id: str) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job has something new."""
+    def ringing(self, job_id: str, account_id: str) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job, of this account, has something new."""
         if self._listening is None:
             self._listening = asyncio.create_task(self._listen())
         rung = asyncio.Event()
         self._waiting[job_id].add(rung)
+        self._open[account_id] += 1
         try:
             yield rung
         finally:
+            self._open -= Counter([account_id])
             self._waiting[job_id].discard(rung)
             if not self._waiting[job_id]:
                 del self._waiting[job_id]

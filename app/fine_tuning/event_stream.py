@@ -18,9 +18,9 @@ BATCH = 500
 HEARTBEAT_LINE = ": still open\n"
 
 
-async def stream_events(bell: Bell, job_id: str, after: str | None) -> AsyncIterator[str]:
+async def stream_events(bell: Bell, account_id: str, job_id: str, after: str | None) -> AsyncIterator[str]:
     """From the event behind `after` on. Silence is broken by a comment line; the end is `data: [DONE]`."""
-    with bell.ringing(job_id) as rung:
+    with bell.ringing(job_id, account_id) as rung:
         while True:
             rung.clear()
             events, ended = await to_thread.run_sync(look, job_id, after)

@@ -95,8 +95,8 @@ def read_events(
     job = find_job(tx, caller.account_id, job_id)
     if stream:
         bell: Bell = request.app.state.bell
-        bell.check_room()
-        told = stream_events(bell, job.id, check_cursor(last_event_id or after, "ftevent"))
+        bell.check_room(caller.account_id)
+        told = stream_events(bell, caller.account_id, job.id, check_cursor(last_event_id or after, "ftevent"))
         return StreamingResponse(told, media_type="text/event-stream", headers=STREAM_HEADERS)
     events = list_events(tx, job.id, check_cursor(after, "ftevent"), limit)
     return page_of([EventOut.of(event) for event in events], [event.id for event in events], limit)

@@ -3,17 +3,20 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from typing import Any
 
+import pytest
 from starlette.testclient import TestClient
 
 from app.database import transaction
-from app.fine_tuning.bell import Bell
+from app.errors import RateLimited
+from app.fine_tuning.bell import MOST_STREAMS_PER_ACCOUNT, Bell
 from app.fine_tuning.event_stream import stream_events
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.find import find_job
 from app.fine_tuning.finish import cancel
-from tests.conftest import Base, Signed
+from tests.conftest import Base, Services, Signed
 from tests.fine_tuning.conftest import chat_rows
 from tests.fine_tuning.runs import new_job, post
 
@@ -62,7 +65,7 @@ def test_a_reader_hears_what_is_committed_while_they_wait(client: TestClient, si
 
     async def read() -> list[str]:
         bell = Bell()
-        frames = stream_events(bell, job_id, None)
+        frames = stream_events(bell, user.account_id, job_id, None)
         heard = [await message_of(frames) for _ in range(2)]
         for message in ("one", "two"):
             next_one = asyncio.create_task(message_of(frames))
@@ -75,6 +78,21 @@ def test_a_reader_hears_what_is_committed_while_they_wait(client: TestClient, si
 
     heard = asyncio.run(read())
     assert heard[2:] == ["one", "two", "data: [DONE]\n\n"]
+
+
+def test_one_account_has_its_share_of_streams_and_leaves_the_others_theirs(services: Services) -> None:
+    async def crowd() -> None:
+        bell = Bell()
+        with ExitStack() as streams:
+            for _ in range(MOST_STREAMS_PER_ACCOUNT):
+                streams.enter_context(bell.ringing("ftjob-one", "acct-one"))
+            with pytest.raises(RateLimited):
+                bell.check_room("acct-one")
+            bell.check_room("acct-two")
+        bell.check_room("acct-one")
+        await bell.stop()
+
+    asyncio.run(crowd())
 
 
 async def message_of(frames: AsyncIterator[str]) -> str:
