@@ -11,6 +11,7 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,10 @@ class ArtifactStore(Protocol):
     def has(self, digest: str) -> bool: ...
 
     def delete(self, digest: str) -> None: ...
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        """The digests of all files that were put at least so long ago."""
+        ...
 
     def manifest(self, digest: str) -> Manifest: ...
 
@@ -142,6 +147,12 @@ class LocalStore:
 
     def delete(self, digest: str) -> None:
         self._blob(digest).unlink(missing_ok=True)
+
+    def older_than(self, seconds: float) -> Iterator[str]:
+        limit = time.time() - seconds
+        for folder in (self.root / "blobs").iterdir():
+            with os.scandir(folder) as files:
+                yield from [file.name for file in files if file.stat().st_mtime <= limit]
 
     def manifest(self, digest: str) -> Manifest:
         body = self.path(digest).read_bytes()

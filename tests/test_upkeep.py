@@ -1,5 +1,6 @@
 """Upkeep's chores on rows that a crash or time left behind."""
 
+import os
 import secrets
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -10,7 +11,7 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from app.database import transaction, utc_now
-from app.files.delete import expire_files, remove_lost_bytes
+from app.files.delete import expire_files, remove_lost_bytes, remove_orphans
 from app.files.tables import File
 from app.files.upload import uploads
 from app.settings import get_settings
@@ -64,6 +65,15 @@ def test_bytes_that_a_killed_api_left_behind_are_removed(client: TestClient, sig
     assert uploads().has(digest)
     remove_lost_bytes(timedelta(days=1))
     assert not uploads().has(digest)
+
+
+def test_bytes_that_no_file_has_go_once_they_are_old(client: TestClient, signed_up: SignUp) -> None:
+    kept = age(upload(client, signed_up()), created_at=utc_now() - timedelta(days=1))
+    old, young = (uploads().put([secrets.token_bytes(8)]).digest for _ in range(2))
+    for digest in (kept, old):
+        os.utime(uploads().path(digest), (0, 0))
+    assert remove_orphans(timedelta(hours=1)) >= 1
+    assert [uploads().has(digest) for digest in (kept, old, young)] == [True, False, True]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from app.files.find import find_file
 from app.files.tables import File
 from app.files.upload import lock_blob, uploads
 
+BATCH = 1000
 # By table name: files lie below fine-tuning in the layers.
 USED = text(
     "SELECT 1 FROM fine_tuning_jobs WHERE (training_file_id = :file OR validation_file_id = :file) "
@@ -36,6 +37,20 @@ def remove_bytes(digest: str) -> bool:
             return False
         uploads().delete(digest)
         return True
+
+
+def remove_orphans(age: timedelta) -> int:
+    """Delete blobs of at least this age that no file has: whoever wrote them died before its row was committed, or
+    after it had replaced them.
+    """
+    digests = list(uploads().older_than(age.total_seconds()))
+    removed = 0
+    for begin in range(0, len(digests), BATCH):
+        batch = digests[begin : begin + BATCH]
+        with transaction() as tx:
+            needed = set(tx.scalars(select(File.digest).where(File.digest.in_(batch), File.deleted_at.is_(None))))
+        removed += sum(remove_bytes(digest) for digest in batch if digest not in needed)
+    return removed
 
 
 def expire_files(tx: Session) -> int:

@@ -7,18 +7,24 @@ from sqlalchemy import CursorResult, delete
 from sqlalchemy.orm import Session
 
 from app.database import utc_now
-from app.files.delete import remove_lost_bytes
+from app.files.delete import remove_lost_bytes, remove_orphans
 from app.tables import metadata
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 
 
 REMEMBERED_DELETIONS = timedelta(days=2)
+ORPHAN_AGE = timedelta(hours=1)
 
 
 def remove_bytes_left_behind(tx: Session) -> int:
     """Each blob in a transaction of its own; this one only reads nothing."""
     return remove_lost_bytes(REMEMBERED_DELETIONS)
+
+
+def remove_orphaned_bytes(tx: Session) -> int:
+    """Each blob in a transaction of its own, as above."""
+    return remove_orphans(ORPHAN_AGE)
 
 
 def forget_old_idempotency_keys(tx: Session) -> int:
