@@ -98,7 +98,7 @@ class Run:
             moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
             self.step, self.base, self.history = state["step"], state["base"], state["history"]
-            self.said_before, self.unfinished = state["said_before"], state["unfinished"]
+            self.said_before, self.unfinished = state["said_before"], state.get("unfinished")
             self.best.restore(state["best"])
             self.halved = state.get("halved", False)
             self.pack_tokens = self.spec.pack_tokens // (2 if self.halved else 1)
