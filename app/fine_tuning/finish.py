@@ -52,7 +52,7 @@ def cancelled(tx: Session, job_id: str, token: int | None) -> bool:
 
 
 def cancel(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
-    """A waiting or paused job ends at once, a running one within a step. Raises NotFound, JobNotCancellable."""
+    """A waiting or paused job ends at once, a running one within seconds. Raises NotFound, JobNotCancellable."""
     job = find_job(tx, account_id, job_id, lock=True)
     if job.status in UNCLAIMED:
         cancelled(tx, job_id, None)

@@ -11,7 +11,7 @@ from app.fine_tuning.wake import wake_worker
 
 
 def pause(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
-    """A waiting job rests at once, a running one within a step. Raises NotFound, JobNotPausable once it has ended."""
+    """A waiting job rests at once, a running one within seconds. Raises NotFound, JobNotPausable once it has ended."""
     job = find_job(tx, account_id, job_id, lock=True)
     if job.status in WAITING:
         rest(tx, job)

@@ -68,7 +68,7 @@ def cancel_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
 
 @router.post("/jobs/{job_id}/pause")
 def pause_job(job_id: str, tx: Transaction, caller: Trainer) -> JobOut:
-    """It keeps its place and its hold: a running job saves a checkpoint within a step and ends its process."""
+    """It keeps its place and its hold: a running job saves a checkpoint and ends its process within seconds."""
     return JobOut.of(pause(tx, caller.account_id, job_id), {})
 
 

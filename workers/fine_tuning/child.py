@@ -69,7 +69,7 @@ class Child:
                 yield report
 
     def order(self, what: str) -> None:
-        """`cancel` or `stop`, obeyed after the step under way; saying it again changes nothing."""
+        """`cancel` or `stop`, obeyed as recipes.process says; saying it again changes nothing."""
         if what not in self._ordered:
             self._ordered.add(what)
             self._say(what)
