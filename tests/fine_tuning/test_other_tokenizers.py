@@ -77,12 +77,14 @@ def test_a_job_counts_for_itself_where_nobody_has_and_names_the_row_that_its_bas
     turns = [{"role": role, "content": "x"} for role in ("system", "user", "assistant")]
     training = upload(user, chat_rows(2) + b"\n" + json.dumps({"messages": turns}).encode())
     validate_file(training)
-    jobs = [create(user, model=other, training_file=training), create(user, training_file=training)]
+    job = create(user, model=other, training_file=training)
     runner.wake()
-    failed, done = (client.get(f"/v1/fine_tuning/jobs/{job['id']}", headers=user.headers).json() for job in jobs)
+    failed = client.get(f"/v1/fine_tuning/jobs/{job['id']}", headers=user.headers).json()
     assert failed["error"]["code"] == "invalid_training_file"
     assert "line 3" in failed["error"]["message"]
-    assert done["status"] == "succeeded"
+    usual = create(user, training_file=training)
+    assert usual["status"] == "queued"
+    client.post(f"/v1/fine_tuning/jobs/{usual['id']}/cancel", headers=user.headers)
     again = post(client, user, "jobs", {"model": other, "training_file": training})
     assert (again["error"]["code"], again["error"]["param"]) == ("invalid_training_file", "training_file")
 

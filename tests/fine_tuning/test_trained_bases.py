@@ -93,38 +93,17 @@ def test_a_model_from_nothing_is_a_base_that_its_owner_calls_and_tunes(
     )
 
 
-def test_the_last_epochs_of_a_whole_model_are_models_that_their_owner_calls(
-    client: TestClient, signed_up: SignUp, upload: Upload, create: Create, base: Base, runner: JobRunner
-) -> None:
-    user, stranger = signed_up(), signed_up()
-    options = {"hyperparameters": {"adapter": "none", "n_epochs": 5, "batch_size": 8}}
-    job = create(user, training_file=upload(user, chat_rows(8)), method={"type": "supervised", "supervised": options})
-    runner.wake()
-    done = read(client, user, job)
-    assert done["status"] == "succeeded", done["error"]
-    found = client.get(f"/v1/fine_tuning/jobs/{job['id']}/checkpoints", headers=user.headers).json()["data"]
-    names = [each["fine_tuned_model_checkpoint"] for each in found]
-    assert [each["step_number"] for each in found] == [5, 4, 3]
-    assert names == [done["fine_tuned_model"], *(f"{done['fine_tuned_model']}:ckpt-step-{step}" for step in (4, 3))]
-    shown = [client.get(f"/v1/models/{name}", headers=user.headers).json() for name in names]
-    assert len({each["digest"] for each in shown}) == len({each["base_model"] for each in shown}) == 3
-    assert [each["lineage"].get("step") for each in shown] == [None, 4, 3]
-    assert all(answer(user, name) for name in names)
-    refused = client.get(f"/v1/models/{names[1]}", headers=stranger.headers).json()
-    assert refused["error"]["code"] == "model_not_found"
-
-
 def bases() -> list[Any]:
     with transaction() as tx:
         return ready_bases(tx)
 
 
-def test_a_deeper_model_is_trained_whole_and_remembers_what_it_was_made_of(
+def test_a_deeper_model_is_trained_whole_remembers_what_it_was_made_of_and_keeps_its_last_epochs(
     client: TestClient, signed_up: SignUp, upload: Upload, create: Create, base: Base, runner: JobRunner
 ) -> None:
-    user = signed_up()
+    user, stranger = signed_up(), signed_up()
     changes = [{"type": "repeat_layers", "layers": [0, 1]}]
-    options = {"model_changes": changes, "hyperparameters": {"n_epochs": 1}}
+    options = {"model_changes": changes, "hyperparameters": {"n_epochs": 5}}
     job = create(user, training_file=upload(user, chat_rows(8)), method={"type": "supervised", "supervised": options})
     runner.wake()
     done = read(client, user, job)
@@ -136,7 +115,16 @@ def test_a_deeper_model_is_trained_whole_and_remembers_what_it_was_made_of(
     said = messages(client, user, job)
     assert any(f"weights of its own ({shown['base_model']})" in message for message in said)
     assert any(message.startswith("auto chose batch_size=1") for message in said)
-    assert answer(user, done["fine_tuned_model"])
+    found = client.get(f"/v1/fine_tuning/jobs/{job['id']}/checkpoints", headers=user.headers).json()["data"]
+    names = [each["fine_tuned_model_checkpoint"] for each in found]
+    assert [each["step_number"] for each in found] == [40, 32, 24]
+    assert names == [done["fine_tuned_model"], *(f"{done['fine_tuned_model']}:ckpt-step-{step}" for step in (32, 24))]
+    epochs = [client.get(f"/v1/models/{name}", headers=user.headers).json() for name in names]
+    assert len({each["digest"] for each in epochs}) == len({each["base_model"] for each in epochs}) == 3
+    assert [each["lineage"].get("step") for each in epochs] == [None, 32, 24]
+    assert all(answer(user, name) for name in names)
+    refused = client.get(f"/v1/models/{names[1]}", headers=stranger.headers).json()
+    assert refused["error"]["code"] == "model_not_found"
 
 
 def test_preferences_train_an_adapter_through_the_openai_sdk(
