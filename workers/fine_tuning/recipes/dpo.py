@@ -14,6 +14,7 @@ import torch
 from app.fine_tuning.methods import Dpo
 from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.batches import split_batch
+from workers.fine_tuning.recipes.devices import count, everyones, leads, number
 from workers.fine_tuning.recipes.entry import needed, run_recipe
 from workers.fine_tuning.recipes.model import pick_device, prepare
 from workers.fine_tuning.recipes.objective import Preference, answer_logprobs
@@ -45,13 +46,15 @@ def reference_logprobs(
     if kept.exists():
         return [(pair[0], pair[1]) for pair in json.loads(kept.read_text())]
     lengths = [len(row.ids) for row in rows]
-    found = [(0.0, 0.0)] * len(rows)
-    for part in split_batch(sorted(range(len(rows)), key=lengths.__getitem__), lengths, pack_tokens):
-        for row, pair in zip(part, answer_logprobs(model, [rows[row] for row in part], device).tolist(), strict=True):
-            found[row] = (pair[0], pair[1])
-    temporary = work / "reference.new"
-    temporary.write_text(json.dumps(found))
-    temporary.rename(kept)
+    own: list[tuple[int, list[float]]] = []
+    order = sorted(range(len(rows)), key=lengths.__getitem__)
+    for part in split_batch(order, lengths, pack_tokens)[number() :: count()]:
+        own += zip(part, answer_logprobs(model, [rows[row] for row in part], device).tolist(), strict=True)
+    found = [(pair[0], pair[1]) for _, pair in sorted(everyones(own))]
+    if leads():
+        temporary = work / "reference.new"
+        temporary.write_text(json.dumps(found))
+        temporary.rename(kept)
     return found
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
+from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, share, steps_per_epoch
 from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
+from workers.fine_tuning.recipes.devices import count, leaders, leads, number, total
 from workers.fine_tuning.recipes.objective import Objective
 from workers.fine_tuning.recipes.outcome import final_metrics, finish
 from workers.fine_tuning.recipes.process import Parent
@@ -86,9 +87,9 @@ class Run:
         found = load_checkpoint(self.work)
         if found:
             tensors, state = found
-            self.trainable.weights.copy_(tensors["weights"])
+            self.trainable.weights.copy_(self.trainable.part(tensors["weights"]))
             self.trainable.publish()
-            moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+            moments = {name: self.trainable.part(tensors[name]).to(self.device) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
             self.step, self.base, self.history = state["step"], state["base"], state["history"]
             self.said_before = state["said_before"]
@@ -108,8 +109,8 @@ class Run:
         tokens_done, pause = 0, self.spec.seconds_between_checkpoints
         while self.step < self.total:
             self.parent.give_way()
-            if self.parent.asked:
-                if self.parent.asked != CANCEL:
+            if asked := leaders(self.parent.asked):
+                if asked != CANCEL:
                     self.save()
                 return False
             epoch, at = divmod(self.step, self.per_epoch)
@@ -124,7 +125,7 @@ class Run:
             )
             if self.step % self.per_epoch == 0 and not self.end_epoch(epoch + 1):
                 break
-            if time.monotonic() - saved >= pause and self.step < self.total:
+            if leaders(time.monotonic() - saved >= pause) and self.step < self.total:
                 begun = time.monotonic()
                 self.save()
                 saved = time.monotonic()
@@ -138,7 +139,7 @@ class Run:
         )
         sums = self.gradients(batch)
         figures = self.objective.figures(sums)
-        norm = torch.linalg.vector_norm(self.trainable.gradients)
+        norm = self.trainable.add_up()
         for what, value in (("loss", figures["loss"]), ("gradient", norm.item())):
             if not torch.isfinite(torch.tensor(value)):
                 message = DIVERGED.format(what=what, value=value, step=self.step + 1)
@@ -162,7 +163,8 @@ class Run:
         try:
             return self.accumulate(batch)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            # What a device was about to share is lost to the others: they all begin again, smaller (trouble.py).
+            if not out_of_memory(error) or count() > 1:
                 raise
             if self.halved:
                 raise Refused("out_of_memory", OUT_OF_MEMORY.format(step=self.step + 1)) from error
@@ -175,19 +177,23 @@ class Run:
         self.trainable.gradients.zero_()
         size = sum(self.objective.size(self.rows[row]) for row in batch)
         sums: Counter[str] = Counter()
-        for part in split_batch(batch, self.lengths, self.pack_tokens):
-            loss, found = self.objective.measure(self.model, [self.rows[row] for row in part], self.device)
-            (loss / size).backward()
-            sums.update(found)
-        return sums
+        for part in share(batch, self.lengths, self.pack_tokens, number(), count()):
+            rows = [self.rows[row] for row in part or batch[:1]]
+            loss, found = self.objective.measure(self.model, rows, self.device)
+            (loss / size if part else 0 * loss).backward()
+            sums.update(found if part else {})
+        return total(sums)
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:
         """The objective's means over `rows`; `loss` is that of the wanted ones where they can be told apart."""
         sums: Counter[str] = Counter()
         lengths = [len(row.ids) for row in rows]
-        for part in split_batch(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
-            sums.update(self.objective.measure(self.model, [rows[row] for row in part], self.device)[1])
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        for part in share(order, lengths, self.pack_tokens // 2, number(), count()):
+            found = self.objective.measure(self.model, [rows[row] for row in part or order[:1]], self.device)[1]
+            sums.update(found if part else {})
+        sums = total(sums)
         figures = self.objective.figures(sums)
         if sums["wanted"]:
             figures["loss"] = sums["wanted_loss"] / sums["wanted"]
@@ -197,11 +203,13 @@ class Run:
         moments = self.optimizer.state[self.vector] if self.step else None
         if moments is None or not moments:
             return
-        weights = {"weights": self.trainable.weights}
-        tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+        own: dict[str, Tensor] = {name: moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        own["weights"] = self.trainable.weights
+        tensors = {name: self.trainable.whole(tensor) for name, tensor in own.items()}
         state = {"base": self.base, "history": self.history, "halved": self.halved}
         state |= {"said_before": self.said_before, "best": self.best.state()}
-        save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
+        if leads():
+            save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
         self.parent.tell("saved", step=self.step)
 
     def end_epoch(self, epoch: int) -> bool:
@@ -209,7 +217,7 @@ class Run:
         going_on = True
         if self.judged:
             loss = self.evaluate(self.held_out)["loss"]
-            going_on = self.best.judge(self.step, loss, self.trainable.weights)
+            going_on = self.best.judge(self.step, loss, self.trainable.whole(self.trainable.weights))
             self.parent.tell("note", message=f"Held-out loss after epoch {epoch}: {loss:.4f}")
         if going_on and self.step < self.total:
             self.keep_epoch(epoch)
