@@ -19,7 +19,9 @@ from workers.fine_tuning.trouble import Ending
 # 11 rows in steps of 4: the last has 3 for 2 devices, and parts of 64 tokens are of unequal number.
 ROWS = [chat(f"What is number {n}?", f"Number {n} is " + "one more " * (n % 3) + "done.") for n in range(11)]
 TERMS: dict[str, Any] = {"batch_size": 4, "n_epochs": 3, "pack_tokens": 64, "keep": "best"}
-WHOLE = {"settings": {"adapter": "none"}, "peak_rate": 1e-3}
+TEXTS = [{"text": f"the quick brown fox number {n} jumps over the lazy dog. " * 4} for n in range(11)]
+GPT2 = {"architecture": "gpt2", "layers": 2, "width": 32, "heads": 2, "context": 64, "vocabulary": 300}
+WHOLE: dict[str, Any] = {"settings": GPT2, "peak_rate": 1e-2}
 # Losses are told to five digits; sums of 32-bit numbers in another order move the last of them.
 ROUNDING = 5e-5
 
@@ -29,13 +31,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny_base(tmp_path_factory.mktemp("devices-base"))
 
 
+Watch = Callable[[Child, Report], None]
+
+
 def spread(
-    base: Path, work: Path, devices: int, watch: Callable[[Child, Report], None] | None = None, **more: Any
+    base: Path, work: Path, method: str, rows: Sequence[Any], devices: int, watch: Watch | None = None, **more: Any
 ) -> tuple[list[Report], Ending]:
     """A run in processes of its own, a checkpoint after each step; `watch` sees each report as it comes."""
-    files = {"training": write(work / "training.jsonl", ROWS), "validation": write(work / "held_out.jsonl", ROWS[:3])}
+    files = {"training": write(work / "training.jsonl", rows), "validation": write(work / "held_out.jsonl", rows[:3])}
     given = BATCH | TERMS | {"seed": 3, "threads": 1, "dtype": "fp32", "seconds_between_checkpoints": 0} | files | more
-    child = Child(JobSpec.model_validate({"base": str(base), "work": str(work), "devices": devices, **given}))
+    child = Child(
+        JobSpec.model_validate({"base": str(base), "work": str(work), "method": method, "devices": devices, **given})
+    )
     reports = []
     try:
         for report in child.reports():
@@ -63,14 +70,14 @@ def assert_same_result(found: dict[str, Any], told: Told, weights: str) -> None:
 def test_two_devices_that_share_a_whole_model_learn_what_one_learns(folder: Path, tmp_path: Path) -> None:
     work = tmp_path / "two"
     work.mkdir()
-    reports, ending = spread(folder, work, 2, **WHOLE)
+    reports, ending = spread(folder, work, "pretraining", TEXTS, 2, **WHOLE)
     assert ending.code == 0, ending
-    alone = run(folder, tmp_path / "one", "supervised", ROWS, held_out=ROWS[:3], **TERMS, **WHOLE)
+    alone = run(folder, tmp_path / "one", "pretraining", TEXTS, held_out=TEXTS[:3], **TERMS, **WHOLE)
     assert losses(reports) == pytest.approx(alone.losses, abs=ROUNDING)
     assert alone.losses[-1] < alone.losses[0] - 2
     assert_same_result(reports[-1].data, alone, "model.safetensors")
     # The last checkpoint that two devices wrote is one that a single device goes on from.
-    last = run(folder, work, "supervised", ROWS, held_out=ROWS[:3], **TERMS, **WHOLE)
+    last = run(folder, work, "pretraining", TEXTS, held_out=TEXTS[:3], **TERMS, **WHOLE)
     assert last.all("begin")[0]["step"] == len(alone.losses) - 1
     assert_same_result(reports[-1].data, last, "model.safetensors")
 
@@ -88,11 +95,11 @@ def test_a_killed_device_ends_all_and_others_go_on_to_the_adapter_of_one(folder:
         if report.event == "step" and report.data["step"] >= 5:
             child.order(STOP)
 
-    killed, ending = spread(folder, work, 3, kill_one_of_them)
+    killed, ending = spread(folder, work, "supervised", ROWS, 3, kill_one_of_them)
     assert ending == Ending(-signal.SIGKILL, last=ending.last, kernel_killed=ending.kernel_killed)
     assert len(processes) == 2
     assert psutil.wait_procs(processes, timeout=20)[1] == []
-    stopped, ending = spread(folder, work, 2, stop)
+    stopped, ending = spread(folder, work, "supervised", ROWS, 2, stop)
     assert (stopped[-1].event, ending.code) == ("stopped", 0)
     first = stopped[0].data["step"]
     assert first >= 1
