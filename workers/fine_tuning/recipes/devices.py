@@ -21,7 +21,7 @@ from typing import TypeVar
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
-from torch import Tensor, cuda, distributed
+from torch import Tensor, cuda, distributed, get_num_threads, set_num_threads
 
 from workers.fine_tuning.spec import JobSpec
 
@@ -36,11 +36,14 @@ def join(spec: JobSpec) -> None:
         handle, meeting = tempfile.mkstemp(prefix="meeting-", dir=spec.work)
         os.close(handle)
         spec = spec.model_copy(update={"meeting": meeting, "nice": 0})
-        for number in range(1, spec.devices):
-            start(spec.model_copy(update={"number": number}))
+        for each in range(1, spec.devices):
+            start(spec.model_copy(update={"number": each}))
+    threads = spec.threads or max(1, get_num_threads() // spec.devices)
+    set_num_threads(threads)
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
-    ranks = {"RANK": spec.number, "LOCAL_RANK": spec.number, "WORLD_SIZE": spec.devices}
-    os.environ |= {name: str(value) for name, value in (ranks | {"LOCAL_WORLD_SIZE": spec.devices}).items()}
+    ranks = {"RANK": spec.number, "LOCAL_RANK": spec.number, "OMP_NUM_THREADS": threads}
+    ranks |= {"WORLD_SIZE": spec.devices, "LOCAL_WORLD_SIZE": spec.devices}
+    os.environ |= {name: str(value) for name, value in ranks.items()}
     os.environ |= {"GLOO_SOCKET_IFNAME": loopback, "NCCL_SOCKET_IFNAME": loopback}
     place = {"rank": spec.number, "world_size": spec.devices, "init_method": f"file://{spec.meeting}"}
     PartialState(cpu=spec.device == "cpu" or not cuda.is_available(), timeout=PATIENCE, **place)
