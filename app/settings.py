@@ -90,13 +90,15 @@ class GenerationSettings(BaseModel, frozen=True):
 class FineTuningSettings(BaseModel, frozen=True):
     """The training queue; times in seconds.
 
-    A worker trains up to `slots` jobs at once on its one device, within `memory_bytes` (0: what the device has).
+    A worker trains up to `slots` jobs at once, each on the same `devices` devices of its machine, within `memory_bytes`
+    (0: what they have). On a processor each of the `devices` is a process.
     `work_dir` holds checkpoints: workers that share one take over each other's jobs where they stood.
     `yield_to_generation`: the longest wait between two steps while a generation on this machine is under way.
     """
 
     slots: int = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = Field(default=1, ge=1)
     memory_bytes: int = 0
     lease: float = 12.0
     max_attempts: int = 5

@@ -30,11 +30,11 @@ class Told(Parent):
     def hold_on(self) -> None:
         """Nothing listens beside the recipe."""
 
-    def obey(self) -> None:
+    def ends(self) -> bool:
         if self.stop_at is not None:
             self.stop_at -= 1
             self.asked = self.asked if self.stop_at else STOP
-        super().obey()
+        return super().ends()
 
     def tell(self, event: Any, **data: Any) -> None:
         self.reports.append((event, json.loads(json.dumps(data))))

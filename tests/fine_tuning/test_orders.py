@@ -7,23 +7,21 @@ from workers.fine_tuning.spec import CANCEL, STOP
 
 BUSY_FOR_EVER = """
 import threading
-from workers.fine_tuning.recipes.process import Interrupted, Parent
+from workers.fine_tuning.recipes.process import Parent
 parent = Parent()
 {first}
 parent.tell("note", message="computing")
 threading.Event().wait()
 """
 WORTH_SAVING = """
-from workers.fine_tuning.recipes.process import Interrupted, Parent
+from workers.fine_tuning.recipes.process import Parent
 parent = Parent()
 parent.hold_on()
-parent.obey()
+assert not parent.ends()
 parent.tell("note", message="computing")
 with parent._heard:
     parent._heard.wait_for(lambda: parent.asked)
-try:
-    parent.obey()
-except Interrupted:
+if parent.ends():
     parent.tell("saved", step=1)
 """
 

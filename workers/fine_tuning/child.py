@@ -65,7 +65,7 @@ class Child:
                     log.warning("training_line_ignored", line=line[:200])
                     continue
                 if report.event == "broken":
-                    self.told_trouble = report.data["code"]
+                    self.told_trouble = self.told_trouble or report.data["code"]
                 yield report
 
     def order(self, what: str) -> None:

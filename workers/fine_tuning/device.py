@@ -23,10 +23,10 @@ def device_of(settings: FineTuningSettings) -> str:
 
 
 def memory_of(settings: FineTuningSettings) -> int:
-    """Bytes that jobs of this worker may take together: as set, else all that its device has."""
+    """Bytes that jobs of this worker may take together: as set, else all that its devices have."""
     if settings.memory_bytes:
         return settings.memory_bytes
-    return gpu_memory() if device_of(settings) == "cuda" else machine_memory()
+    return gpu_memory() * settings.devices if device_of(settings) == "cuda" else machine_memory()
 
 
 def gpu_memory() -> int:

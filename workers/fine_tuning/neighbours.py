@@ -5,13 +5,13 @@ import socket
 
 import redis
 
-from app.settings import get_settings
+from app.valkey import connect
 
 
 def generation_is_busy() -> bool:
     """A generation worker of this machine has calls under way, as its sign of life says. Without Valkey: no."""
     try:
-        with redis.Redis.from_url(get_settings().redis_url, socket_timeout=1, socket_connect_timeout=1) as valkey:
+        with connect() as valkey:
             keys = list(valkey.scan_iter("worker:generation:*", count=100))
             signs = [json.loads(value) for value in (valkey.mget(keys) if keys else []) if value]
     except redis.RedisError:

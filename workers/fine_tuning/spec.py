@@ -16,7 +16,8 @@ class JobSpec(BaseModel):
     `parent`: the folder of an adapter to go on from; its rank and targets then hold. `method` names the recipe,
     `settings` are those of app.fine_tuning.methods; `pack_tokens`: of a micro-batch.
     `yield_to_generation`: the longest wait between two steps, seconds. `min_free_bytes`: what a checkpoint must leave
-    free on the disk.
+    free on the disk. `devices`: processes that share the job, `number`: which of them this is, `meeting`: the file by
+    which they find each other (recipes/devices.py).
     """
 
     method: str = "supervised"
@@ -44,6 +45,9 @@ class JobSpec(BaseModel):
     seconds_between_checkpoints: float = 10.0
     yield_to_generation: float = 0.0
     min_free_bytes: int = 0
+    devices: int = 1
+    number: int = 0
+    meeting: str = ""
 
 
 class Report(BaseModel):

@@ -201,6 +201,7 @@ class JobAttempt:
                 "threads": settings.threads,
                 "nice": settings.nice,
                 "device": settings.device,
+                "devices": settings.devices,
                 "pack_tokens": PACK_TOKENS // (2 if SMALLER in self.job.result else 1),
                 "yield_to_generation": settings.yield_to_generation,
                 "min_free_bytes": settings.min_free_disk_bytes,

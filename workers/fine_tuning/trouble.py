@@ -67,9 +67,11 @@ def kernel_memory_kills() -> int:
 
 
 def peak_memory(pid: int) -> int:
-    """The most bytes that a living process has held at once; 0 where the kernel does not say."""
+    """The most bytes that a living process and each of its children held at once; 0 where the kernel does not say."""
     try:
         lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+        children = [each for path in Path(f"/proc/{pid}/task").glob("*/children") for each in path.read_text().split()]
     except OSError:
         return 0
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    own = next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), 0)
+    return own + sum(peak_memory(int(child)) for child in children)

@@ -16,6 +16,7 @@ from app.inference.wire_events import GenerateTask
 from app.local.services import end_after_parent
 from app.settings import Settings, get_settings
 from app.tasks import TaskName, generation_queue
+from app.valkey import connect
 from app.variants.tables import BaseModel
 from models_registry.store import open_store
 from workers.celery_app import make_worker, run_worker
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 # Log-probabilities name the same tokens over and over, on the engine's thread.
 REMEMBERED_TEXTS = 65_536
+# A send that fails ends its calls, so it is given longer than a question.
+SEND_SECONDS = 5.0
 
 
 def main() -> None:
@@ -61,12 +64,12 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     from workers.generation.engine.load import load_engine
     from workers.generation.pulse import Pulse
     from workers.generation.task import GenerationWorker, generate
-    from workers.generation.token_stream import TokenStream, connect
+    from workers.generation.token_stream import TokenStream
 
     store = open_store(settings.artifacts_url)
     folder = store.folder(digest)
     renderer = Renderer.load(folder)
-    stream = TokenStream(connect(settings.redis_url))
+    stream = TokenStream(connect(SEND_SECONDS))
     engine = load_engine(settings.generation, folder, renderer, stream.end_step)
     calls = OpenCalls(engine, settings.generation.queue_timeout)
     worker = GenerationWorker(

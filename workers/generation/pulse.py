@@ -13,9 +13,9 @@ from app.billing import metering
 from app.database import transaction
 from app.inference.wire_events import ALIVE_FIELD, CANCELLATIONS, STREAM_MAXLEN, StreamEntries, token_stream
 from app.settings import get_settings
+from app.valkey import connect
 from workers.generation.calls import OpenCalls
 from workers.generation.engine.protocol import EngineStats
-from workers.generation.token_stream import connect
 
 log = structlog.get_logger(__name__)
 
@@ -23,6 +23,7 @@ ALIVE_PERIOD = 1.0
 LEASE_PERIOD = 5.0
 LONG_CALL = 10.0
 CANCEL_BLOCK_MS = 500
+ANSWER_SECONDS = 5.0
 LOG_PERIOD = 30.0
 
 
@@ -33,7 +34,7 @@ class Pulse:
         self._calls, self._stats, self._logged = calls, stats, stats()
         self._stopped = threading.Event()
         self._lease = get_settings().generation.lease
-        self._valkey = connect(get_settings().redis_url)
+        self._valkey = connect(ANSWER_SECONDS)
         self._last_cancel = self._newest_cancel()
         beats: list[tuple[Callable[[], None], float]] = [
             (self.report_alive, ALIVE_PERIOD),

@@ -11,17 +11,10 @@ from queue import SimpleQueue
 
 import redis
 import structlog
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from app.inference.wire_events import EVENTS_FIELD, STREAM_MAXLEN, Events, TokenEvent, token_stream
 
 log = structlog.get_logger(__name__)
-
-
-def connect(url: str, timeout: float = 5.0) -> redis.Redis:
-    """A client that never repeats a command by itself."""
-    return redis.Redis.from_url(url, socket_timeout=timeout, socket_connect_timeout=2, retry=Retry(NoBackoff(), 0))
 
 
 @dataclass(eq=False)

@@ -37,6 +37,12 @@ def split_batch(batch: Sequence[int], lengths: Sequence[int], max_tokens: int) -
     return parts
 
 
+def share(batch: Sequence[int], lengths: Sequence[int], max_tokens: int, number: int, devices: int) -> list[list[int]]:
+    """The parts of device `number`. All devices have as many, so that they meet at each: at the end some are empty."""
+    parts = [split_batch(batch[each::devices], lengths, max_tokens) for each in range(devices)]
+    return parts[number] + [[]] * (max(map(len, parts)) - len(parts[number]))
+
+
 def learning_rate(step: int, total: int, peak: float, most_warm: int = 20) -> float:
     """Linear warm-up over the first tenth (at most `most_warm` steps), then a cosine down to a tenth of the peak."""
     warm = max(1, min(most_warm, total // 10))

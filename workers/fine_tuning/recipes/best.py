@@ -7,6 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from workers.fine_tuning.recipes.checkpoint import sync
+from workers.fine_tuning.recipes.devices import leads
 
 WEIGHTS = "best.safetensors"
 
@@ -28,10 +29,11 @@ class BestSoFar:
         """Keep the weights if they are the best yet."""
         if loss < self.loss:
             self.step, self.loss, self.waited = step, loss, 0
-            temporary = self.work / f"{WEIGHTS}.new"
-            save_file({"weights": weights}, temporary)
-            sync(temporary)
-            temporary.rename(self.work / WEIGHTS)
+            if leads():
+                temporary = self.work / f"{WEIGHTS}.new"
+                save_file({"weights": weights}, temporary)
+                sync(temporary)
+                temporary.rename(self.work / WEIGHTS)
         else:
             self.waited += 1
 

@@ -7,6 +7,7 @@ kept beside the checkpoints as they come: no second model in memory and no secon
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from app.fine_tuning.methods import Dpo
 from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes.batches import split_batch
+from workers.fine_tuning.recipes.devices import count, everyones, leaders, number, own_folder
 from workers.fine_tuning.recipes.entry import needed, run_recipe
 from workers.fine_tuning.recipes.model import pick_device, prepare
 from workers.fine_tuning.recipes.objective import Preference, answer_logprobs
@@ -23,6 +25,7 @@ from workers.fine_tuning.recipes.rows import Row, read_preferences
 from workers.fine_tuning.recipes.training_run import Run, carry_out
 
 REFERENCE = "reference.jsonl"
+Pair = tuple[float, float]
 
 
 def dpo(parent: Parent) -> None:
@@ -44,31 +47,35 @@ def dpo(parent: Parent) -> None:
 @torch.no_grad()
 def reference_logprobs(
     work: Path, model: Any, rows: Sequence[Row], device: torch.device, pack_tokens: int
-) -> list[tuple[float, float]]:
-    """Of both answers of each row, from `work` as far as an earlier attempt got."""
-    kept, found = work / REFERENCE, known_references(work)
+) -> list[Pair]:
+    """Of both answers of each row, from `work` as far as an earlier attempt got; each device keeps what it computed."""
+    found = leaders(known_references(work))
     lengths = [len(row.ids) for row in rows]
     missing = sorted((row for row in range(len(rows)) if row not in found), key=lengths.__getitem__)
-    # Written anew: whatever a crash left behind the last whole line is gone.
-    with kept.open("w") as target:
-        target.write("".join(json.dumps({row: pair}) + "\n" for row, pair in found.items()))
-        for part in split_batch(missing, lengths, pack_tokens) if missing else []:
+    parts = split_batch(missing, lengths, pack_tokens) if missing else []
+    folder, own = own_folder(work), dict[int, Pair]()
+    folder.mkdir(exist_ok=True)
+    with (folder / REFERENCE).open("a") as target:
+        # Whatever a crash left of a line ends here.
+        target.write("\n")
+        for part in parts[number() :: count()]:
             pairs = answer_logprobs(model, [rows[row] for row in part], device).tolist()
             now = {row: (pair[0], pair[1]) for row, pair in zip(part, pairs, strict=True)}
             target.write(json.dumps(now) + "\n")
             target.flush()
-            found |= now
+            own |= now
+    for each in everyones([own]):
+        found |= each
     return [found[row] for row in range(len(rows))]
 
 
-def known_references(work: Path) -> dict[int, tuple[float, float]]:
+def known_references(work: Path) -> dict[int, Pair]:
     """Row → pair, of each whole line; a torn one is as good as none."""
-    found: dict[int, tuple[float, float]] = {}
-    try:
-        for line in (work / REFERENCE).read_text(errors="replace").splitlines():
-            found |= {int(row): (pair[0], pair[1]) for row, pair in json.loads(line).items()}
-    except (FileNotFoundError, json.JSONDecodeError):
-        return found
+    found: dict[int, Pair] = {}
+    for file in (work / REFERENCE, *sorted(work.glob(f"device-*/{REFERENCE}"))):
+        for line in file.read_text(errors="replace").splitlines() if file.exists() else []:
+            with suppress(json.JSONDecodeError):
+                found |= {int(row): (pair[0], pair[1]) for row, pair in json.loads(line).items()}
     return found
 
 

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
+from workers.fine_tuning.recipes.devices import join
 from workers.fine_tuning.recipes.process import Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
@@ -13,6 +14,8 @@ def run_recipe(recipe: Callable[[Parent], None]) -> None:
     """What the recipe refuses is told; anything else ends the process with its traceback."""
     os.environ["HF_HUB_OFFLINE"] = "1"
     parent = Parent()
+    if parent.spec.devices > 1:
+        join(parent.spec)
     try:
         recipe(parent)
     except Refused as refusal:

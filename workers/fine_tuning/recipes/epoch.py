@@ -5,15 +5,19 @@ from pathlib import Path
 from typing import Any
 
 from workers.fine_tuning.recipes.checkpoint import check_room, whole_folder
+from workers.fine_tuning.recipes.devices import count, leads
 from workers.fine_tuning.recipes.trainable import Trainable
 
 MODEL, FACTS = "model", "facts.json"
 
 
 def lay_out(trainable: Trainable, folder: Path, min_free_bytes: int) -> None:
-    """Raises OSError when the disk is full, or would have less than `min_free_bytes` left."""
+    """By all devices together. Raises OSError when the disk is full, or would have less than `min_free_bytes` left."""
+    if not leads():
+        trainable.save(folder)
+        return
     with whole_folder(folder, folder.with_name("new-epoch")) as temporary:
-        check_room(temporary, trainable.weights.nbytes + min_free_bytes)
+        check_room(temporary, trainable.weights.nbytes * count() + min_free_bytes)
         facts = trainable.save(temporary / MODEL)
         (temporary / FACTS).write_text(json.dumps({} if facts is None else {"facts": facts.model_dump()}))
 

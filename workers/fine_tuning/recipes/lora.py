@@ -17,6 +17,9 @@ from torch.autograd import Function
 from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
+from workers.fine_tuning.recipes.devices import leads
+from workers.fine_tuning.recipes.trainable import Replicated
+
 PREFIX = "base_model.model."
 ALPHA = 16
 
@@ -61,7 +64,7 @@ class LoraLinear(nn.Module):
         return product.view(*hidden.shape[:-1], -1)
 
 
-class Adapter:
+class Adapter(Replicated):
     """The trainable part of a model: `weights` and `gradients` are flat fp32 vectors, viewed by every LoraLinear."""
 
     def __init__(
@@ -118,6 +121,8 @@ class Adapter:
 
     def save(self, folder: Path) -> None:
         """Write adapter_model.safetensors and adapter_config.json as PEFT does, the base's name left out."""
+        if not leads():
+            return
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {}
         for name, layer in self.layers.items():

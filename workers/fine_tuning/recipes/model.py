@@ -11,22 +11,28 @@ from transformers.utils.logging import disable_progress_bar
 from app.fine_tuning.methods import Settings
 from workers.fine_tuning.recipes import packing
 from workers.fine_tuning.recipes.changes import change_model
+from workers.fine_tuning.recipes.devices import own_folder
 from workers.fine_tuning.recipes.lora import adapter_from, merge, new_adapter
 from workers.fine_tuning.recipes.loss import TargetLogprobs
-from workers.fine_tuning.recipes.trainable import Trainable, WholeModel
+from workers.fine_tuning.recipes.trainable import Trainable, whole_model
 from workers.fine_tuning.spec import JobSpec
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
 
+def hidden_states(model: Any, pack: packing.Pack) -> Tensor:
+    """[tokens, width]: what the output head sees. A sharded model (sharded.py) is called as a whole."""
+    body = model if getattr(model, "is_sharded", False) else model.base_model
+    given = {"input_ids": pack.ids, "position_ids": pack.positions, "attention_mask": None, "use_cache": False}
+    return body(**given, pack=pack).last_hidden_state[0]
+
+
 def target_logprobs(model: Any, pack: packing.Pack) -> tuple[Tensor, Tensor]:
     """Log-probability of each target of a pack, and how many were guessed right."""
-    hidden = model.base_model(
-        input_ids=pack.ids, position_ids=pack.positions, attention_mask=None, use_cache=False, pack=pack
-    ).last_hidden_state
+    hidden = hidden_states(model, pack)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     logprobs, correct = TargetLogprobs.apply(
-        hidden[0, pack.targets], model.get_output_embeddings().weight, pack.labels, softcap
+        hidden[pack.targets], model.get_output_embeddings().weight, pack.labels, softcap
     )
     return logprobs, correct
 
@@ -41,8 +47,8 @@ def prepare(spec: JobSpec, settings: Settings, device: torch.device) -> tuple[An
     if spec.parent:
         merge(model, Path(spec.parent))
     if spec.model_changes:
-        tokenizer = change_model(model, spec.model_changes, tokenizer, Path(spec.work))
-    return model, WholeModel(model, tokenizer), tokenizer
+        tokenizer = change_model(model, spec.model_changes, tokenizer, own_folder(Path(spec.work)))
+    return model, whole_model(model, tokenizer), tokenizer
 
 
 def load_base(spec: JobSpec, device: torch.device) -> Any:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from models_registry.prompt import Renderer
+from workers.fine_tuning.recipes.devices import everyones, leads
 from workers.fine_tuning.recipes.objective import perplexity
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def finish(run: "Run") -> None:
         kept = run.best.step
         # Interrupted from here on, the run still resumes with its last weights.
         run.save()
-        run.trainable.weights.copy_(run.best.weights())
+        run.trainable.weights.copy_(run.trainable.part(run.best.weights()))
         run.trainable.publish()
         run.parent.tell("note", message=f"Kept the state after step {kept}, the best on the held-out rows")
     facts = run.trainable.save(folder)
@@ -49,6 +50,17 @@ def finish(run: "Run") -> None:
     metrics |= {f"base_valid_{name}": value for name, value in run.base.items()}
     if "mean_token_accuracy" in run.base:
         metrics["base_valid_perplexity"] = perplexity(run.base["loss"])
+    extra: dict[str, Any] = {} if facts is None else {"facts": facts.model_dump()}
+    if run.device.type == "cuda":
+        extra["peak_memory_bytes"] = sum(everyones([torch.cuda.max_memory_allocated(run.device)]))
+    extra |= {"trained_tokens": sum(run.lengths) * done, "samples": samples(run)}
+    if leads():
+        figures = write_figures(run)
+        run.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, **extra)
+
+
+def write_figures(run: "Run") -> Path:
+    """The figures of every step."""
     figures = run.work / "step_metrics.csv"
     columns = ["step", "train_loss", "train_accuracy", "valid_loss", "valid_mean_token_accuracy"]
     keys = ["step", "loss", "mean_token_accuracy", "valid_loss", "valid_mean_token_accuracy"]
@@ -57,8 +69,4 @@ def finish(run: "Run") -> None:
         writer = csv.writer(target)
         writer.writerow(columns + more)
         writer.writerows([each.get(key, "") for key in keys + more] for each in run.history)
-    extra: dict[str, Any] = {} if facts is None else {"facts": facts.model_dump()}
-    if run.device.type == "cuda":
-        extra["peak_memory_bytes"] = torch.cuda.max_memory_allocated(run.device)
-    extra |= {"trained_tokens": sum(run.lengths) * done, "samples": samples(run)}
-    run.parent.tell("done", folder=str(folder), csv=str(figures), metrics=metrics, **extra)
+    return figures

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import traceback
 from types import TracebackType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 from workers.fine_tuning.spec import BUSY, CANCEL, IDLE, JobSpec, Report
 
 PR_SET_PDEATHSIG = 1
+# With several devices, an error may only be the echo of another's end: that end, noticed meanwhile, is then the cause.
+ECHO = 1.0
 # Libraries wrap the system's errors in their own: what they say of a full disk and of missing memory.
 DISK_FULL = ("no space left on device", "os error 28", "disk quota exceeded")
 MEMORY_GONE = ("out of memory", "not enough memory", "can't allocate memory", "cannot allocate memory")
@@ -27,8 +30,8 @@ class Parent:
 
     `asked`: `cancel` or `stop` once the parent wrote it. While all that this process did lies on the disk or is not
     worth keeping, an order ends it at once, whatever it computes; so does `cancel` at any time. After `hold_on` a
-    `stop` waits for `obey`. An error that ends this process is told as `broken`. When stdin ends, the parent is gone:
-    so is this process.
+    `stop` waits until `ends` is asked. An error that ends this process is told as `broken`. When stdin ends, the parent
+    is gone: so is this process.
     """
 
     def __init__(self) -> None:
@@ -51,10 +54,9 @@ class Parent:
         with self._heard:
             self._holding_on = True
 
-    def obey(self) -> None:
-        """To be called wherever what was done so far can be saved. Raises Interrupted once the parent asked."""
-        if self.asked:
-            raise Interrupted
+    def ends(self) -> bool:
+        """Whether to end now: to be asked wherever what was done so far can be saved."""
+        return self.asked is not None
 
     def _listen(self) -> None:
         for line in sys.stdin:
@@ -71,12 +73,19 @@ class Parent:
         os._exit(1)
 
     def tell(self, event: Any, **data: Any) -> None:
+        """Of several devices only the first speaks."""
+        if self.spec.number == 0:
+            self._say(event, data)
+
+    def _say(self, event: Any, data: dict[str, Any]) -> None:
         with self._telling:
             print(Report(event=event, data=data).model_dump_json(), flush=True)
 
     def _tell_broken(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         traceback.print_exception(kind, error, trace)
-        self.tell("broken", code=trouble_of(error), message=f"{kind.__name__}: {error}"[:300])
+        if self.spec.devices > 1:
+            time.sleep(ECHO)
+        self._say("broken", {"code": trouble_of(error), "message": f"{kind.__name__}: {error}"[:300]})
 
 
 def trouble_of(error: BaseException) -> str:

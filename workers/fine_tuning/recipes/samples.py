@@ -8,6 +8,7 @@ import torch
 
 from models_registry.prompt import Renderer
 from workers.fine_tuning.recipes import packing
+from workers.fine_tuning.recipes.model import hidden_states
 from workers.fine_tuning.recipes.rows import Row
 
 PROMPTS, PROMPT_TOKENS, ANSWER_TOKENS = 2, 128, 16
@@ -37,9 +38,7 @@ def answers(model: Any, tokenizer: Path, prompts: Sequence[Sequence[int]], devic
         if not going:
             break
         pack = packing.pack([Row(each, [False] * len(each)) for each in going], device)
-        hidden = model.base_model(
-            input_ids=pack.ids, position_ids=pack.positions, attention_mask=None, use_cache=False, pack=pack
-        ).last_hidden_state[0]
+        hidden = hidden_states(model, pack)
         ends = torch.tensor([len(each) for each in going], device=device).cumsum(0) - 1
         logits = hidden[ends] @ model.get_output_embeddings().weight.t()
         for each, token in zip(going, logits.argmax(-1).tolist(), strict=True):

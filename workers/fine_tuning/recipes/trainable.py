@@ -7,25 +7,57 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from workers.fine_tuning.recipes.devices import add_up, count
 from workers.model_import.convert import save as save_model
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja")
 
 
 class Trainable(Protocol):
-    """`weights` and `gradients`: fp32, of one length. `publish` shows changed weights to the model."""
+    """`weights` and `gradients`: fp32, of one length. `publish` shows changed weights to the model.
+
+    With several devices, all call these together.
+    """
 
     weights: Tensor
     gradients: Tensor
 
     def publish(self) -> None: ...
 
+    def add_up(self) -> Tensor:
+        """Add up the gradients of all devices; their norm."""
+        ...
+
+    def whole(self, vector: Tensor) -> Tensor:
+        """All of a vector like `weights`, on the first device, from the parts that devices hold."""
+        ...
+
+    def part(self, whole: Tensor) -> Tensor:
+        """This device's part of it."""
+        ...
+
     def save(self, folder: Path) -> Any:
-        """Write what is kept of the training; facts of a base (BaseFacts) where it is a whole model."""
+        """The first device writes what is kept of the training; facts of a base (BaseFacts) of a whole model."""
         ...
 
 
-class WholeModel:
+class Replicated:
+    """What every device holds whole: gradients of its own rows, the same weights."""
+
+    weights: Tensor
+    gradients: Tensor
+
+    def add_up(self) -> Tensor:
+        return torch.linalg.vector_norm(add_up(self.gradients))
+
+    def whole(self, vector: Tensor) -> Tensor:
+        return vector
+
+    def part(self, whole: Tensor) -> Tensor:
+        return whole
+
+
+class WholeModel(Replicated):
     """Every parameter of a model as one vector, matrices first: `matrices` of its elements are theirs.
 
     An fp32 model reads the vector itself; one in 16 bits gets a rounded copy after each step, and its gradients are
@@ -69,9 +101,22 @@ class WholeModel:
                 parameter.copy_(view)
 
     def save(self, folder: Path) -> Any:
-        """A Hugging Face folder in the form of an imported base."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in TOKENIZER_FILES:
-            if (self.tokenizer / name).exists():
-                shutil.copyfile(self.tokenizer / name, folder / name)
-        return save_model(self.model, folder, self.license)
+        return save_whole(self.model, self.tokenizer, folder, self.license)
+
+
+def whole_model(model: Any, tokenizer: Path) -> Any:
+    """Every weight learns: of several devices each keeps a part (FSDP)."""
+    if count() == 1:
+        return WholeModel(model, tokenizer)
+    from workers.fine_tuning.recipes.sharded import ShardedModel
+
+    return ShardedModel(model, tokenizer)
+
+
+def save_whole(model: nn.Module, tokenizer: Path, folder: Path, license: str) -> Any:
+    """A Hugging Face folder in the form of an imported base."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER_FILES:
+        if (tokenizer / name).exists():
+            shutil.copyfile(tokenizer / name, folder / name)
+    return save_model(model, folder, license)

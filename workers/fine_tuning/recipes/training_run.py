@@ -14,17 +14,19 @@ import torch
 from torch import Tensor, nn
 
 from app.fine_tuning.rules import SAMPLE_ROWS, SAMPLES_PER_RUN, STEPS_PER_SAMPLE
-from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, split_batch, steps_per_epoch
+from workers.fine_tuning.recipes.batches import epoch_batches, learning_rate, share, steps_per_epoch
 from workers.fine_tuning.recipes.best import BestSoFar
 from workers.fine_tuning.recipes.checkpoint import load_checkpoint, save_checkpoint
+from workers.fine_tuning.recipes.devices import count, leaders, leads, number, total
 from workers.fine_tuning.recipes.epoch import laid_out, lay_out
+from workers.fine_tuning.recipes.lora import Adapter
 from workers.fine_tuning.recipes.objective import Objective
 from workers.fine_tuning.recipes.outcome import final_metrics, finish
 from workers.fine_tuning.recipes.process import Interrupted, Parent
 from workers.fine_tuning.recipes.refusal import Refused
 from workers.fine_tuning.recipes.rows import Row
 from workers.fine_tuning.recipes.samples import answers, prompts_of
-from workers.fine_tuning.recipes.trainable import Trainable, WholeModel
+from workers.fine_tuning.recipes.trainable import Trainable
 
 CLIP = 1.0
 # Of a run whose whole model learns, the last epochs whose models are kept: each takes as much disk as a base.
@@ -93,9 +95,9 @@ class Run:
         found = load_checkpoint(self.work)
         if found:
             tensors, state = found
-            self.trainable.weights.copy_(tensors["weights"])
+            self.trainable.weights.copy_(self.trainable.part(tensors["weights"]))
             self.trainable.publish()
-            moments = {name: tensors[name].to(self.device) for name in ("exp_avg", "exp_avg_sq")}
+            moments = {name: self.trainable.part(tensors[name]).to(self.device) for name in ("exp_avg", "exp_avg_sq")}
             self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
             self.step, self.base, self.history = state["step"], state["base"], state["history"]
             self.said_before, self.unfinished = state["said_before"], state.get("unfinished")
@@ -117,7 +119,7 @@ class Run:
         tokens_done, pause, looked = 0, self.spec.seconds_between_checkpoints, self.looking
         while self.step < self.total and not self.best.exhausted:
             self.parent.give_way()
-            self.parent.obey()
+            self.obey()
             epoch, at = divmod(self.step, self.per_epoch)
             if at == 0 or self.step == first:
                 batches = epoch_batches(self.lengths, self.spec.batch_size, self.spec.seed, epoch)
@@ -127,7 +129,7 @@ class Run:
             left = seconds / (self.step - first) * (self.total - self.step)
             learning = round(seconds - (self.looking - looked), 3)
             self.finish_step(figures, tokens=tokens_done, seconds=learning, eta_seconds=round(left, 1))
-            if time.monotonic() - saved >= pause and self.step < self.total:
+            if leaders(time.monotonic() - saved >= pause) and self.step < self.total:
                 begun = time.monotonic()
                 self.save()
                 saved = time.monotonic()
@@ -140,7 +142,7 @@ class Run:
         )
         sums = self.gradients(batch)
         figures = self.objective.figures(sums)
-        norm = torch.linalg.vector_norm(self.trainable.gradients)
+        norm = self.trainable.add_up()
         for what, value in (("loss", figures["loss"]), ("gradient", norm.item())):
             if not torch.isfinite(torch.tensor(value)):
                 message = DIVERGED.format(what=what, value=value, step=self.step + 1)
@@ -176,7 +178,8 @@ class Run:
         try:
             return self.accumulate(batch)
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            # What a device was about to share is lost to the others: they all begin again, smaller (trouble.py).
+            if not out_of_memory(error) or count() > 1:
                 raise
             if self.halved:
                 raise Refused("out_of_memory", OUT_OF_MEMORY.format(step=self.step + 1)) from error
@@ -190,25 +193,33 @@ class Run:
         size = sum(self.objective.size(self.rows[row]) for row in batch)
         sums: Counter[str] = Counter()
         for part in self.parts(batch, self.lengths, self.pack_tokens):
-            loss, found = self.objective.measure(self.model, [self.rows[row] for row in part], self.device)
-            (loss / size).backward()
-            sums.update(found)
-        return sums
+            rows = [self.rows[row] for row in part or batch[:1]]
+            loss, found = self.objective.measure(self.model, rows, self.device)
+            (loss / size if part else 0 * loss).backward()
+            sums.update(found if part else {})
+        return total(sums)
 
     def parts(self, rows: Sequence[int], lengths: Sequence[int], max_tokens: int) -> Iterator[list[int]]:
-        """Micro-batches, as long as the parent does not ask to end."""
-        for part in split_batch(rows, lengths, max_tokens):
-            self.parent.obey()
+        """This device's micro-batches, as long as the parent does not ask to end."""
+        for part in share(rows, lengths, max_tokens, number(), count()):
+            self.obey()
             yield part
+
+    def obey(self) -> None:
+        """Called by all devices together, wherever what was done so far can be saved. Raises Interrupted."""
+        if leaders(self.parent.ends()):
+            raise Interrupted
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> dict[str, float]:
         """The objective's means over `rows`; `loss` is that of the wanted ones where they can be told apart."""
         sums: Counter[str] = Counter()
         lengths, begun = [len(row.ids) for row in rows], time.monotonic()
-        for part in self.parts(sorted(range(len(rows)), key=lengths.__getitem__), lengths, self.pack_tokens // 2):
-            sums.update(self.objective.measure(self.model, [rows[row] for row in part], self.device)[1])
-        seconds = time.monotonic() - begun
+        order = sorted(range(len(rows)), key=lengths.__getitem__)
+        for part in self.parts(order, lengths, self.pack_tokens // 2):
+            found = self.objective.measure(self.model, [rows[row] for row in part or order[:1]], self.device)[1]
+            sums.update(found if part else {})
+        sums, seconds = total(sums), time.monotonic() - begun
         self.looking += seconds
         self.parent.tell("looked", tokens=sum(lengths), seconds=seconds)
         figures = self.objective.figures(sums)
@@ -220,17 +231,19 @@ class Run:
         moments = self.optimizer.state[self.vector] if self.step else None
         if moments is None or not moments:
             return
-        weights = {"weights": self.trainable.weights}
-        tensors: dict[str, Tensor] = {**weights, "exp_avg": moments["exp_avg"], "exp_avg_sq": moments["exp_avg_sq"]}
+        own: dict[str, Tensor] = {name: moments[name] for name in ("exp_avg", "exp_avg_sq")}
+        own["weights"] = self.trainable.weights
+        tensors = {name: self.trainable.whole(tensor) for name, tensor in own.items()}
         state = {"base": self.base, "history": self.history, "halved": self.halved}
         state |= {"said_before": self.said_before, "best": self.best.state(), "unfinished": self.unfinished}
-        save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
+        if leads():
+            save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
         self.parent.tell("saved", step=self.step)
 
     def end_epoch(self, epoch: int, loss: float | None) -> None:
         """Judge by its held-out loss, if that counts, and offer what an epoch made."""
         if loss is not None:
-            self.best.judge(self.step, loss, self.trainable.weights)
+            self.best.judge(self.step, loss, self.trainable.whole(self.trainable.weights))
             self.parent.tell("note", message=f"Held-out loss after epoch {epoch}: {loss:.4f}")
         self.keep_epoch(epoch)
         if self.best.exhausted:
@@ -243,12 +256,12 @@ class Run:
         A resumed run offers the earlier ones again: its parent may not have heard of them.
         """
         step, folder = epoch * self.per_epoch, self.work / f"epoch-{epoch}"
-        early = isinstance(self.trainable, WholeModel) and epoch <= self.spec.n_epochs - WHOLE_CHECKPOINTS
+        early = not isinstance(self.trainable, Adapter) and epoch <= self.spec.n_epochs - WHOLE_CHECKPOINTS
         if early or step == self.total or (step == self.step and self.best.exhausted):
             return
         if step == self.step:
             lay_out(self.trainable, folder, self.spec.min_free_bytes)
-        if offered := laid_out(folder):
+        if leads() and (offered := laid_out(folder)):
             self.parent.tell("epoch", step=step, metrics=final_metrics(self, step, full=False), **offered)
 
     def say(self) -> list[str]:
