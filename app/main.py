@@ -27,6 +27,7 @@ from app.variants import routes as variants
 from app.web.pages import install_pages
 
 ROUTERS = [
+    inference.router,  # first: routes are tried in order, and finding the last one takes milliseconds
     health.router,
     onboarding.router,
     accounts.router,
@@ -37,7 +38,6 @@ ROUTERS = [
     billing.router,
     reviews.router,
     models.router,
-    inference.router,
 ]
 
 UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs", "/files"})

@@ -33,7 +33,7 @@ NOTICES = {
     "delisted": "It is off sale. Who bought it keeps it.",
     "revoked": "The key is revoked.",
     "deleted": "The file is deleted.",
-    "cancelled": "The job will stop within a step.",
+    "cancelled": "The job will stop within seconds.",
     "signed-out": "You are signed out.",
     "password": "Your password is changed. Sign in with it.",
 }
