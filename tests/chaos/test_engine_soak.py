@@ -65,7 +65,7 @@ class Soak:
 @pytest.mark.timeout(SECONDS + 300)
 def test_nothing_leaks_under_random_arrivals_cancels_and_adapters(tmp_path: Path) -> None:
     engine = start_engine(
-        save_family("llama", tmp_path), kv_cache_tokens=4096, max_batch=16, adapter_memory_bytes=200_000
+        save_family("llama", tmp_path), kv_cache_tokens=1536, max_batch=16, adapter_memory_bytes=500_000
     )
     soak = Soak(engine, tmp_path, random.Random(7))  # noqa: S311 (no secret)
     process = psutil.Process()
@@ -77,7 +77,7 @@ def test_nothing_leaks_under_random_arrivals_cancels_and_adapters(tmp_path: Path
     assert (stats.running, stats.waiting, stats.blocks_used) == (0, 0, 0)
     assert stats.preemptions > 0 and {"length", "cancelled"} <= set(soak.ended)
     assert engine.bank.pinned == 0
-    assert stats.adapter_bytes <= 200_000
+    assert stats.adapter_bytes <= 500_000
     assert process.num_threads() == threads
     assert process.memory_info().rss - settled < 32 * MEGABYTE
     engine.close()
