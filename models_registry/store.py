@@ -13,7 +13,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -151,8 +151,10 @@ class LocalStore:
     def older_than(self, seconds: float) -> Iterator[str]:
         limit = time.time() - seconds
         for folder in (self.root / "blobs").iterdir():
-            with os.scandir(folder) as files:
-                yield from [file.name for file in files if file.stat().st_mtime <= limit]
+            for file in folder.iterdir():
+                with suppress(FileNotFoundError):  # deleted meanwhile
+                    if file.stat().st_mtime <= limit:
+                        yield file.name
 
     def manifest(self, digest: str) -> Manifest:
         body = self.path(digest).read_bytes()

@@ -143,8 +143,7 @@ class AdapterFormat:
             if place is None or not fits:
                 raise ValueError(f"the adapter's {name} does not fit the base")
             up = b.t().float() * _scale(config, a.shape[0])
-            pair = self._own(a), self._own(up)
-            factors[name] = pair
+            factors[name] = self._own(a), self._own(up)
         return self._packed(factors) if self._panels else Adapter(factors, None, 0)
 
     def _packed(self, factors: dict[str, tuple[Tensor, Tensor]]) -> Adapter:
