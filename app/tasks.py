@@ -116,6 +116,7 @@ def send(task: Enqueued) -> bool:
             kwargs=task.payload,
             queue=task.queue,
             headers={"x_request_id": request_id},
+            kwargsrepr="",  # Celery would write the arguments out a second time, for logs: people's prompts
             retry=False,
         )
     except (KombuError, RedisError, OSError) as error:

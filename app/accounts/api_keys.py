@@ -54,19 +54,18 @@ def fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def find_key(tx: Session, whole: str) -> ApiKey | None:
-    """The live key with this secret, compared in constant time; None when unknown, revoked or expired."""
+def find_key(tx: Session, whole: str) -> tuple[ApiKey, Account] | None:
+    """The live key with this secret, compared in constant time, and its account; None: unknown, revoked or expired."""
     parts = whole.split("_", 2)
     if len(parts) != 3 or parts[0] != "gpts" or not whole.isascii():
         return None
-    # With its account, which whoever asks for a key wants next and then finds in the session.
     both = select(ApiKey, Account).join(Account, Account.id == ApiKey.account_id)
     row = tx.execute(both.where(ApiKey.prefix == parts[1])).one_or_none()
-    key = row[0] if row else None
-    if key is None or not hmac.compare_digest(key.secret_hash, fingerprint(whole)):
+    if row is None or not hmac.compare_digest(row.ApiKey.secret_hash, fingerprint(whole)):
         return None
+    key, account = row.ApiKey, row.Account
     expired = key.expires_at is not None and key.expires_at <= utc_now()
-    return None if key.revoked_at or expired else key
+    return None if key.revoked_at or expired else (key, account)
 
 
 def list_keys(tx: Session, account_id: str) -> list[ApiKey]:

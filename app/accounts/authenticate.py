@@ -13,13 +13,14 @@ from app.errors import InsufficientScope, Unauthorized
 
 @dataclass(frozen=True)
 class Caller:
-    """The tenant behind a request and what it may do."""
+    """The tenant behind a request and what it may do. `has_budget`: its key may spend only so much."""
 
     account_id: str
     handle: str
     scopes: frozenset[str]
     api_key_id: str | None = None
     user_id: str | None = None
+    has_budget: bool = False
 
     def require(self, scope: str) -> None:
         if scope not in self.scopes:
@@ -27,11 +28,12 @@ class Caller:
 
 
 def caller_by_key(tx: Session, secret: str) -> Caller:
-    key = find_key(tx, secret)
-    account = tx.get(Account, key.account_id) if key else None
-    if key is None or account is None:
+    found = find_key(tx, secret)
+    if found is None:
         raise Unauthorized("Incorrect API key provided.")
-    return Caller(account.id, account.handle, frozenset(key.scopes), api_key_id=key.id)
+    key, account = found
+    has_budget = key.budget_micros is not None
+    return Caller(account.id, account.handle, frozenset(key.scopes), api_key_id=key.id, has_budget=has_budget)
 
 
 def caller_by_session(tx: Session, token: str) -> Caller:

@@ -125,6 +125,7 @@ def admit(
             generation_id=ticket.generation_id,
             account_id=caller.account_id,
             api_key_id=caller.api_key_id,
+            has_budget=caller.has_budget,
             target=target.call,
             prompt_tokens=len(ids),
             max_completion_tokens=bound * params.n,

@@ -35,14 +35,16 @@ def opened(
     api_key_id: str | None = None,
 ) -> str:
     """The id of a call whose worst case (`prompt` + `most` tokens) is held."""
-    generation = open_call(
+    generation_id = new_id("chatcmpl")
+    open_call(
         tx,
-        generation_id=new_id("chatcmpl"),
+        generation_id=generation_id,
         account_id=account_id,
         api_key_id=api_key_id,
+        has_budget=api_key_id is not None,
         target=target,
         prompt_tokens=prompt,
         max_completion_tokens=most,
         lease_seconds=lease,
     )
-    return generation.id
+    return generation_id
