@@ -7,9 +7,9 @@ relay of a client whose worker died, or upkeep.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import case, func, insert, select, update
+from sqlalchemy import Table, case, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import ApiKey
@@ -23,11 +23,13 @@ from app.errors import InsufficientFunds, InsufficientQuota
 from app.settings import get_settings
 
 KIND = "generation"
+# Plain SQL: the unit of work would take longer than the statement.
+INSERT_CALL = insert(cast(Table, Generation.__table__))
 
 
 @dataclass(frozen=True)
 class CallTarget:
-    """What is called and at what prices (micros per million tokens), as they are in force at admission.
+    """What is called, and the prices (micros per million tokens) in force at admission: the row's columns by name.
 
     `seller_account_id` is None for bases, own fine-tunes and own listings: those cost the base's price.
     """
@@ -73,24 +75,15 @@ def open_call(
         raise InsufficientQuota(
             f"This call may cost up to {worst} micros; the wallet has less. Top it up or lower max_tokens."
         ) from error
-    call = insert(Generation).values(  # plain SQL: the unit of work would take longer than the statement
-        id=generation_id,
-        account_id=account_id,
-        api_key_id=api_key_id,
-        model=target.model,
-        base_id=target.base_id,
-        seller_account_id=target.seller_account_id,
-        listing_id=target.listing_id,
-        version_number=target.version_number,
-        input_micros_per_million_tokens=target.input_micros_per_million_tokens,
-        output_micros_per_million_tokens=target.output_micros_per_million_tokens,
-        base_input_micros_per_million_tokens=target.base_input_micros_per_million_tokens,
-        base_output_micros_per_million_tokens=target.base_output_micros_per_million_tokens,
-        held_micros=worst,
-        prompt_tokens=prompt_tokens,
-        lease_expires_at=utc_now() + timedelta(seconds=lease_seconds),
-    )
-    tx.execute(call)
+    call = {
+        "id": generation_id,
+        "account_id": account_id,
+        "api_key_id": api_key_id,
+        "held_micros": worst,
+        "prompt_tokens": prompt_tokens,
+        "lease_expires_at": utc_now() + timedelta(seconds=lease_seconds),
+    }
+    tx.execute(INSERT_CALL, call | vars(target))
 
 
 def check_budget(tx: Session, account_id: str, api_key_id: str, worst: int) -> None:

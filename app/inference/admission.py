@@ -117,7 +117,7 @@ def admit(
         check_queue(tx, base.id, caller.account_id)
         renderer = load_renderer(base.digest or "")
         ids = prompt_of(target, renderer)
-        params = rules.sampling_params(request, target.defaults, 1, int(base.shape["vocabulary"]), grammar)
+        params = rules.sampling_params(request, target.defaults, 1, renderer.vocabulary, grammar)
         bound = completion_bound(tx, caller, target, request, ids, params.n)
         params = params.model_copy(update={"max_tokens": bound})
         open_call(

@@ -13,7 +13,8 @@ from app.ids import new_id
 class BaseModel(Base):
     """A base. `id` is its public name; `status`: importing → ready | failed. Prices: micros per million tokens.
 
-    `shape` holds what admission and adapter checks need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
+    `shape` holds what adapter checks and estimates need: {layers, hidden_size, vocabulary, linears: {name: [out, in]}}.
+    It is read on first use: hundreds of linears as JSON took a third of a call's admission, which needs none of them.
     `account_id`: whose training made it, callable through that account's variant only; None: the store's own.
     `lineage`: what it was made of.
     """
@@ -28,7 +29,7 @@ class BaseModel(Base):
     parameters: Mapped[int | None]
     context_length: Mapped[int | None]
     license: Mapped[str | None]
-    shape: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    shape: Mapped[dict[str, Any]] = mapped_column(default=dict, deferred=True)
     input_micros_per_million_tokens: Mapped[int]
     output_micros_per_million_tokens: Mapped[int]
     training_micros_per_million_tokens: Mapped[int]
