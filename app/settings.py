@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     secret_key: str = ""
     embedded: bool = False
     log_level: str = "info"
-    database_pool: int = 20
+    database_pool: int = 40
     lock_timeout_ms: int = 5_000
     statement_timeout_ms: int = 30_000
     api: ApiSettings = ApiSettings()
