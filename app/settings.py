@@ -70,6 +70,7 @@ class GenerationSettings(BaseModel, frozen=True):
     base: str = "smollm2-135m-instruct"
     device: str = "auto"
     dtype: str = "auto"
+    quantization: Literal["none", "int8"] = "none"
     max_batch: int = 64
     max_batch_tokens: int = 512
     kv_cache_tokens: int = 65_536

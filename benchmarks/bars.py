@@ -34,8 +34,8 @@ class Figures:
         return next((x for x in self.lines if x.engine == engine and key(x) == (work, adapters, streams)), None)
 
     def best_peer(self, work: str, adapters: int, streams: int) -> Line | None:
-        ours = (OURS, STORE, LIMIT)
-        return best(x for x in self.lines if x.engine not in ours and key(x) == (work, adapters, streams))
+        peers = (x for x in self.lines if x.engine != LIMIT and not x.engine.startswith(OURS))
+        return best(x for x in peers if key(x) == (work, adapters, streams))
 
 
 def key(line: Line) -> tuple[str, int, int]:

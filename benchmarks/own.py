@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks import same
+from benchmarks.int8 import int8
 from benchmarks.ours import OurEngine
 from benchmarks.protocol import FIRST_TOKEN_ROUNDS, NEW_TOKENS, Line, Prompts, Setup, line, rates
 
@@ -102,6 +103,7 @@ WORKS: dict[str, Callable[[Setup, Prompts, argparse.Namespace], Iterator[Line]]]
     "memory": memory,
     "flips": same.flips,
     "equal": same.equal,
+    "int8": int8,
 }
 
 

@@ -31,7 +31,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The modules of the kernels: as they are, or compiled for a processor that cannot multiply bf16."""
     from numba.core import config
 
-    names = ["tile", "low_rank", "multiply", "attend", "pages"]
+    names = ["tile", "low_rank", "multiply", "int8", "attend", "pages"]
     tile, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
     if request.param == "with":
         yield kernels
@@ -39,6 +39,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
         patch.setattr(tile, "HAS_PAIRS", False)
+        patch.setattr(tile, "HAS_BYTES", False)
         patch.setattr(tile, "DOT", tile.dots_of_kind())
         patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
         yield [importlib.reload(module) for module in kernels]
@@ -48,7 +49,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtype: torch.dtype) -> None:
-    _, multiply, *_ = pairs
+    multiply = pairs[1]
     for rows, inner, outer in SIZES:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
@@ -62,7 +63,7 @@ def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtyp
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any, dtype: torch.dtype) -> None:
-    low_rank, multiply, *_ = pairs
+    low_rank = pairs[0]
     inner, widths, ranks = 30, [70, 100, 5], [8, 3]
     torch.manual_seed(1)
     x, weight = torch.randn(1, 20, inner).to(dtype), torch.randn(sum(widths), inner).to(dtype)
@@ -81,15 +82,47 @@ def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any,
             low = (x[0, rows].float() @ a.float().t()).to(dtype)
             expected[rows, begin : begin + width] += low.float() @ b.float()
     changes = low_rank.Changes(owners, tables.data_ptr(), tables.stride(0), 3, 8)
-    panels = multiply.pack(weight)
-    got = multiply.multiply(x, panels, sum(widths), None, None, changes)
-    assert close(got[0], expected)
-    plain = multiply.multiply(x, panels, sum(widths), None, None, None)
-    assert torch.equal(got[0, owners < 0], plain[0, owners < 0])
     alone = low_rank.Changes(owners[12:13].contiguous(), tables.data_ptr(), tables.stride(0), 3, 8)
-    assert torch.equal(
-        multiply.multiply(x[:, 12:13].contiguous(), panels, sum(widths), None, None, alone)[0], got[0, 12:13]
-    )
+    for product in pairs[1:3]:
+        packed = product.pack(weight)
+        got = product.multiply(x, packed, sum(widths), None, None, changes)
+        plain = product.multiply(x, packed, sum(widths))
+        assert close(got[0] - plain[0], expected - x[0].float() @ weight.float().t())
+        assert torch.equal(got[0, owners < 0], plain[0, owners < 0])
+        single = product.multiply(x[:, 12:13].contiguous(), packed, sum(widths), None, None, alone)
+        assert torch.equal(single[0], got[0, 12:13])
+
+
+def in_groups(x: Tensor, group: int) -> Tensor:
+    """Each group of a row rounded to 255 values."""
+    padded = torch.nn.functional.pad(x.float(), (0, -x.shape[-1] % group)).view(1, x.shape[1], -1, group)
+    most = padded.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    rounded: Tensor = ((padded * (127 / most)).round() * (most / 127)).flatten(-2)
+    return rounded[..., : x.shape[-1]]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_of_eight_bits_are_those_of_the_rounded_numbers_and_no_row_depends_on_its_company(
+    pairs: Any, dtype: torch.dtype
+) -> None:
+    int8 = pairs[2]
+    for rows, inner, outer in SIZES:
+        torch.manual_seed(rows)
+        x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
+        bias, onto = torch.randn(outer).to(dtype), torch.randn(1, rows, outer).to(dtype)
+        x[0, 0, 0], weight[0] = 300, 0  # an outlier; an output that is always 0
+        packed = int8.pack(weight)
+        got = int8.multiply(x, packed, outer, bias, onto)
+        scale = weight.float().abs().amax(1, keepdim=True).clamp_min(1e-30) / 127
+        rounded = in_groups(x, int8.GROUP) @ ((weight.float() / scale).round() * scale).t()
+        exact = x.float() @ weight.float().t() + bias.float() + onto.float()
+        assert (got.float() - exact)[0, 1:].norm() < 0.02 * exact.norm()
+        wide = int8.multiply(x, packed, outer, wide=True)
+        assert wide.dtype == torch.float32
+        assert (wide - rounded).norm() <= 1e-3 * (1 + rounded.norm())  # a number half-way may go either way
+        alone = int8.multiply(x[:, -1:].contiguous(), packed, outer, bias, onto[:, -1:].contiguous())
+        assert torch.equal(alone, got[:, -1:])
+    assert packed.panels.numel() == int8.GROUP * 64 and packed.panels.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -29,10 +29,14 @@ THREADS = torch.get_num_threads()  # torch's own choice for this machine, before
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones."""
+    """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones.
+
+    `quantization` int8: the base's weights in 8 bits.
+    """
 
     device: str = "auto"
     dtype: str = "auto"
+    quantization: str = "none"
     max_batch: int = 64
     max_batch_tokens: int = 512
     kv_cache_tokens: int = 65_536
@@ -179,6 +183,7 @@ class TorchEngine:
             dtype=options.dtype,
             blocks=blocks,
             kernels=options.kernels,
+            int8=options.quantization == "int8",
         )
         self.sampler = Sampler(self.model_runner.kernels)
 

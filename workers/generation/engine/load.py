@@ -18,7 +18,10 @@ AfterStep = Callable[[], None]
 
 
 def load_engine(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
-    """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory."""
+    """The engine that `GPTSTORE_GENERATION__ENGINE` names, with the base of `folder` in memory.
+
+    Raises ValueError for settings that this engine or this machine cannot follow.
+    """
     load = {"torch": load_torch, "vllm": load_vllm}[settings.engine]
     return load(settings, folder, renderer, after_step)
 
@@ -38,6 +41,7 @@ def load_torch(
         options=EngineOptions(
             device=settings.device,
             dtype=settings.dtype,
+            quantization=settings.quantization,
             max_batch=settings.max_batch,
             max_batch_tokens=settings.max_batch_tokens,
             kv_cache_tokens=settings.kv_cache_tokens,
@@ -60,6 +64,8 @@ def load_grammars(renderer: Renderer) -> Grammars | None:
 
 def load_vllm(settings: GenerationSettings, folder: Path, renderer: Renderer, after_step: AfterStep) -> Engine:
     """A worker whose vLLM died takes its leave, so that its supervisor starts another."""
+    if settings.quantization != "none":
+        raise ValueError("GPTSTORE_GENERATION__QUANTIZATION is for the built-in engine: give vLLM a quantised base")
     from workers.generation.engine.vllm_engine import VllmEngine
 
     return VllmEngine(

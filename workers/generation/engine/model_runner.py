@@ -14,6 +14,7 @@ from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import Adapter, AdapterFormat, Run, StepAdapters
 from workers.generation.engine.kv_cache import BLOCK_SIZE
 from workers.generation.engine.kv_pages import Spans, new_pages
+from workers.generation.engine.linear import Form
 from workers.generation.engine.scheduler import Batch, Chunk
 from workers.generation.engine.surgery import Surgeon
 
@@ -41,9 +42,20 @@ class ModelRunner:
     """One base in memory, its KV pages, and the adapters that ride on it."""
 
     def __init__(
-        self, folder: Path, bank: AdapterBank, *, device: str, dtype: str, blocks: int, kernels: bool = True
+        self,
+        folder: Path,
+        bank: AdapterBank,
+        *,
+        device: str,
+        dtype: str,
+        blocks: int,
+        kernels: bool = True,
+        int8: bool = False,
     ) -> None:
-        """`kernels` False: torch operations only, as on a device that the compiled kernels do not serve."""
+        """`kernels` False: torch operations only, as on a device that the compiled kernels do not serve.
+
+        Raises ValueError for `int8` weights without them.
+        """
         self.device, self.bank = choose_device(device), bank
         self.dtype = choose_dtype(dtype, self.device)
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
@@ -55,11 +67,16 @@ class ModelRunner:
         kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
         head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.kernels = kernels and cpu.serves(self.device, self.dtype, self.model.config)
-        self._panels = self.kernels and cpu.multiplies(self.dtype)
+        if int8 and not self.kernels:
+            raise ValueError("weights in int8 are for processors, with numba installed and heads of even width")
+        form = Form.INT8 if int8 else Form.LIBRARY
+        if self.kernels and not int8 and cpu.multiplies(self.dtype):
+            form = Form.PANELS
         if self.kernels:
-            cpu.prepare(self.dtype)
+            cpu.prepare(self.dtype, form)
+        self._panels = form is not Form.LIBRARY
         self._step = StepAdapters()
-        linears = Surgeon(self.model, self._step, self.kernels, self._panels).operate()
+        linears = Surgeon(self.model, self._step, self.kernels, form).operate()
         self._format = AdapterFormat(linears, self.dtype, self.device, self._panels)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size

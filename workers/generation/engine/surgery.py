@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workers.generation.engine import fused
 from workers.generation.engine.adapters import AdapterLinear, Part, StepAdapters
-from workers.generation.engine.linear import Product
+from workers.generation.engine.linear import Form, Product
 
 
 class PlainLinear(nn.Module):
@@ -25,13 +25,13 @@ class PlainLinear(nn.Module):
 
 @dataclass
 class Surgeon:
-    """Operates once, in place. `kernels`: the compiled ones serve this model's device and numbers; `panels`: the one
-    for products too."""
+    """Operates once, in place. `kernels`: the compiled ones serve this model's device and numbers; `form`: what makes
+    its products."""
 
     model: PreTrainedModel
     step: StepAdapters
     kernels: bool
-    panels: bool
+    form: Form
     linears: list[AdapterLinear] = field(default_factory=list)
 
     def operate(self) -> list[AdapterLinear]:
@@ -48,7 +48,7 @@ class Surgeon:
                 self._replace(name, self._join(name, [""]))
         if isinstance(head, nn.Linear):
             bias = None if head.bias is None else head.bias.detach()
-            self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.panels)))
+            self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.form)))
         return self.linears
 
     def _fuse(self, name: str, module: nn.Module) -> None:
@@ -76,7 +76,7 @@ class Surgeon:
         if any(own is not None for _, own in pairs):
             bias = torch.cat([weight.new_zeros(weight.shape[0]) if own is None else own for weight, own in pairs])
         weight = pairs[0][0] if len(pairs) == 1 else torch.cat([weight for weight, _ in pairs])
-        self.linears.append(AdapterLinear(len(self.linears), parts, Product(weight, bias, self.panels), self.step))
+        self.linears.append(AdapterLinear(len(self.linears), parts, Product(weight, bias, self.form), self.step))
         return self.linears[-1]
 
     def _replace(self, name: str, module: nn.Module) -> None:

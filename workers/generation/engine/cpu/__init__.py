@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from workers.generation.engine.linear import Form
+
 AVAILABLE = importlib.util.find_spec("numba") is not None
 KINDS = {torch.bfloat16: "bf16", torch.float32: "fp32"}
 
@@ -25,12 +27,13 @@ def multiplies(dtype: torch.dtype) -> bool:
     return dtype != torch.bfloat16 or not torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
-def prepare(dtype: torch.dtype) -> None:
-    """Compile what serves models of this type."""
-    from workers.generation.engine.cpu import attend, choose, low_rank, multiply, pointwise, rotate
+def prepare(dtype: torch.dtype, form: Form) -> None:
+    """Compile what serves models of this type and their products' form."""
+    from workers.generation.engine.cpu import attend, choose, int8, low_rank, multiply, pointwise, rotate
 
     families = [attend.ATTEND, rotate.ROTATE, pointwise.NORM, pointwise.GATE]
-    if multiplies(dtype):
-        families += [multiply.KERNELS, multiply.WIDE, low_rank.KERNELS]
+    products = {Form.PANELS: [multiply.KERNELS, multiply.WIDE], Form.INT8: [int8.QUANTISE, int8.KERNELS, int8.WIDE]}
+    if form in products:
+        families += [*products[form], low_rank.KERNELS]
     for kernel in [choose.CHOOSE, *(kernels[KINDS[dtype]] for kernels in families)]:
         kernel.prepare()

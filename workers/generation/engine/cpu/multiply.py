@@ -38,10 +38,13 @@ _times = MULTIPLY[4]
 
 def pack(weight: Tensor) -> Tensor:
     """`[out, in]` → panels; the last one is filled up with zeros."""
-    outer, inner = weight.shape
+    return into_panels(torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL)))
+
+
+def into_panels(weight: Tensor) -> Tensor:
+    """`[panels · PANEL, in]` → `[panels, in / PACK, PANEL, PACK]`."""
     words = 4 // weight.itemsize
-    padded = torch.nn.functional.pad(weight, (0, 0, 0, -outer % PANEL))
-    return padded.view(-1, PANEL, inner // words, words).transpose(1, 2).contiguous()
+    return weight.view(-1, PANEL, weight.shape[1] // words, words).transpose(1, 2).contiguous()
 
 
 def multiply(
@@ -65,8 +68,6 @@ def multiply(
         raise ValueError("a product's input is not of its form")
     if rows:
         low = None if changes is None else reduce(x, changes)
-        shared = rows * panels.shape[0] // (2 * torch.get_num_threads())
-        per_task = min(rows, ROWS, max(MOST, shared // MOST * MOST))
         adapters = (0, 0, 0, 0, 0)
         if changes is not None and low is not None:
             adapters = low.data_ptr(), changes.owners.data_ptr(), changes.tables, changes.stride, changes.parts
@@ -77,7 +78,7 @@ def multiply(
             inner * x.itemsize // 4,
             outer,
             rows,
-            per_task,
+            rows_of_task(rows, panels.shape[0]),
             0 if bias is None else bias.data_ptr(),
             0 if onto is None else onto.contiguous().data_ptr(),
             *adapters,
@@ -86,8 +87,14 @@ def multiply(
     return result
 
 
+def rows_of_task(rows: int, panels: int) -> int:
+    """So many that each thread has two tasks at least, or a tile's."""
+    shared = rows * panels // (2 * torch.get_num_threads())
+    return min(rows, ROWS, max(MOST, shared // MOST * MOST))
+
+
 @compiled
-def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
+def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
     """Of `count` rows from `first` on, in one panel; neighbours of one adapter together."""
     owners, tables, parts, rank = carray(as_i64(a[11]), a[6]), carray(as_i64(a[12]), ALL), a[14], a[15]
     pack, row = pack_of(like), 0
@@ -107,6 +114,23 @@ def _add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: A
 
 
 @compiled
+def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
+    """A row's sums in one panel, plus bias and onto, into `out` at `place`; `a`: see `_multiply`."""
+    width = len(own)
+    target = out[place : place + width]
+    if a[8] != 0:
+        added = typed(x, a[8])[column : column + width]
+        for j in range(width):
+            own[j] += load(added[j])
+    if a[9] != 0:
+        onto = typed(out, a[9])[place : place + width]
+        for j in range(width):
+            own[j] += load(onto[j])
+    for j in range(width):
+        store(target, j, own[j])
+
+
+@compiled
 def _multiply(pointer: Any, x: Any, out: Any) -> None:
     """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto;
     10 low (0: no adapters), 11 owners, 12 tables, 13 their stride, 14 parts, 15 the highest rank: see `low_rank.py`.
@@ -114,7 +138,6 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
     a = carray(pointer, 16)
     words, outer, rows, per_task = a[4], a[5], a[6], a[7]
     panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
-    bias, onto = typed(x, a[8]), typed(out, a[9])
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
     following = take(pointer, 1)
@@ -133,20 +156,9 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
             source = a[1] + first * words * 4
             _times(x, count, source, 4 * words, panel, STEP, words, address, STEP, 0, ahead, stride)
             if a[10] != 0:
-                _add_changes(x, a, first, count, task % panels, address)
+                add_changes(x, a, first, count, task % panels, address)
             for r in range(count):
-                own, place = total[r * PANEL : r * PANEL + width], (first + r) * outer + column
-                target = out[place : place + width]
-                if a[8] != 0:
-                    added = bias[column : column + width]
-                    for j in range(width):
-                        own[j] += load(added[j])
-                if a[9] != 0:
-                    added = onto[place : place + width]
-                    for j in range(width):
-                        own[j] += load(added[j])
-                for j in range(width):
-                    store(target, j, own[j])
+                finish(x, a, out, total[r * PANEL : r * PANEL + width], (first + r) * outer + column, column)
 
 
 def _multiply_bf16(pointer: Any) -> None:

@@ -34,6 +34,7 @@ def _pointer(kind: Any) -> Any:
     return cast
 
 
+as_u8 = _pointer(types.uint8)
 as_u16 = _pointer(types.uint16)
 as_f32 = _pointer(types.float32)
 as_f64 = _pointer(types.float64)

@@ -3,7 +3,8 @@ cannot be told which numbers to keep in vector registers.
 
 A row is 32-bit words: one fp32 number each, or two bf16 numbers that meet the same two of the panel. For each word of
 the rows the panel holds `vectors` times 16 words. So a step is a broadcast and a fused multiply-add, or bf16's product
-of pairs (`vdpbf16ps` where the processor has it).
+of pairs (`vdpbf16ps` where the processor has it). Words may also be four numbers of 8 bits, signed in the rows and
+unsigned in the panel (`vpdpbusd`); what they sum up to is whole, and times the fp32 number before the row.
 """
 
 from itertools import product
@@ -22,7 +23,8 @@ LINE = 64
 MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
 RANKS = 4  # lines of `dots`
 PANEL = 4 * LANES  # outputs that a product computes at a time
-HAS_PAIRS = "+avx512bf16" in cpu_target.target_context.codegen().magic_tuple()[2]
+FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
+HAS_PAIRS, HAS_BYTES = "+avx512bf16" in FEATURES, "+avx512vnni" in FEATURES
 BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
 
@@ -40,9 +42,13 @@ class _BFloat(ir.Type):
         return hash("bfloat")
 
 
-def _multiply_add(builder: Any, row: Any, line: Any, total: Any) -> Any:
+def _fma(builder: Any, one: Any, other: Any, total: Any) -> Any:
     fma = get_or_insert_function(builder.module, ir.FunctionType(FLOATS, [FLOATS] * 3), "llvm.fma.v16f32")
-    return builder.call(fma, [builder.bitcast(row, FLOATS), builder.bitcast(line, FLOATS), total])
+    return builder.call(fma, [one, other, total])
+
+
+def _multiply_add(builder: Any, row: Any, line: Any, total: Any) -> Any:
+    return _fma(builder, builder.bitcast(row, FLOATS), builder.bitcast(line, FLOATS), total)
 
 
 def _multiply_add_pairs(builder: Any, row: Any, line: Any, total: Any) -> Any:
@@ -54,6 +60,26 @@ def _multiply_add_pairs(builder: Any, row: Any, line: Any, total: Any) -> Any:
     shift, upper = ir.Constant(WORDS, [16] * LANES), ir.Constant(WORDS, [0xFFFF0000] * LANES)
     total = _multiply_add(builder, builder.shl(row, shift), builder.shl(line, shift), total)
     return _multiply_add(builder, builder.and_(row, upper), builder.and_(line, upper), total)
+
+
+def _multiply_add_bytes(builder: Any, row: Any, line: Any, total: Any) -> Any:
+    if HAS_BYTES:
+        kind = ir.FunctionType(WORDS, [WORDS] * 3)
+        dot = get_or_insert_function(builder.module, kind, "llvm.x86.avx512.vpdpbusd.512")
+        return builder.call(dot, [total, line, row])
+    for at in range(0, 32, 8):
+        own = builder.ashr(builder.shl(row, ir.Constant(WORDS, [24 - at] * LANES)), ir.Constant(WORDS, [24] * LANES))
+        other = builder.and_(builder.lshr(line, ir.Constant(WORDS, [at] * LANES)), ir.Constant(WORDS, [255] * LANES))
+        total = builder.add(total, builder.mul(own, other))
+    return total
+
+
+STEPS = {
+    "fp32": (_multiply_add, FLOATS),
+    "bf16": (_multiply_add_pairs, FLOATS),
+    "int8": (_multiply_add_bytes, WORDS),
+}
+KIND = {types.float32: "fp32", types.uint16: "bf16", types.uint8: "int8"}
 
 
 def _prefetch(builder: Any, address: Any) -> None:
@@ -71,13 +97,13 @@ def _spread(builder: Any, word: Any) -> Any:
     return builder.shuffle_vector(one, one, ir.Constant(WORDS, [0] * LANES))
 
 
-def tile(rows: int, vectors: int, pairs: bool) -> Any:
+def tile(rows: int, vectors: int, kind: str) -> Any:
     """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)`; strides in bytes.
 
     out `[rows, 16 · vectors]` fp32 = (out if `add`) + rows · panel. `ahead`: what is asked from memory meanwhile, in
     the panel's form.
     """
-    step = _multiply_add_pairs if pairs else _multiply_add
+    step, sums = STEPS[kind]
     places = list(product(range(rows), range(vectors)))
 
     def codegen(_: Any, builder: Any, __: Any, arguments: Any) -> Any:
@@ -87,14 +113,19 @@ def tile(rows: int, vectors: int, pairs: bool) -> Any:
             _typed(builder, out, builder.add(builder.mul(LONG(r), out_stride), LONG(LINE * v)), FLOATS)
             for r, v in places
         ]
-        zero, keep = ir.Constant(FLOATS, [0.0] * LANES), builder.icmp_signed("!=", add, LONG(0))
-        before = [builder.select(keep, builder.load(at, align=4), zero) for at in outs]
+        keep = builder.icmp_signed("!=", add, LONG(0))
+
+        def before() -> list[Any]:
+            zero = ir.Constant(FLOATS, [0.0] * LANES)
+            return [builder.select(keep, builder.load(at, align=4), zero) for at in outs]
+
+        starts = before() if sums is FLOATS else [ir.Constant(sums, [0] * LANES)] * len(places)
         entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
         builder.branch(loop)
 
         builder.position_at_end(loop)
         word = builder.phi(LONG)
-        totals = [builder.phi(FLOATS) for _ in places]
+        totals = [builder.phi(sums) for _ in places]
         offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
         for v in range(vectors):
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
@@ -107,11 +138,19 @@ def tile(rows: int, vectors: int, pairs: bool) -> Any:
         builder.cbranch(builder.icmp_signed("<", following, words), loop, end)
         word.add_incoming(LONG(0), entry)
         word.add_incoming(following, loop)
-        for total, first, last in zip(totals, before, after, strict=True):
+        for total, first, last in zip(totals, starts, after, strict=True):
             total.add_incoming(first, entry)
             total.add_incoming(last, loop)
 
         builder.position_at_end(end)
+        if sums is not FLOATS:
+            fronts = [builder.sub(builder.mul(LONG(r), row_stride), LONG(4)) for r in range(rows)]
+            scales = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in fronts]
+            scales = [builder.bitcast(scale, FLOATS) for scale in scales]
+            after = [
+                _fma(builder, scales[r], builder.sitofp(last, FLOATS), first)
+                for (r, _), last, first in zip(places, after, before(), strict=True)
+            ]
         for at, last in zip(outs, after, strict=True):
             builder.store(last, at, align=4)
 
@@ -155,9 +194,9 @@ def greatest(_: Any, address: Any, count: Any) -> Any:
     return types.float32(types.int64, types.int64), codegen
 
 
-def dots(pairs: bool) -> Any:
+def dots(kind: str) -> Any:
     """`(row, lines, stride, words, out)`: out[RANKS] fp32 = row · each of RANKS lines; `words` a multiple of LANES."""
-    step = _multiply_add_pairs if pairs else _multiply_add
+    step, _ = STEPS[kind]
 
     @intrinsic
     def run(_: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> Any:
@@ -195,9 +234,9 @@ def dots(pairs: bool) -> Any:
     return run
 
 
-def _rows(vectors: int, pairs: bool) -> Any:
+def _rows(vectors: int, kind: str) -> Any:
     """Any number of rows, as few tiles."""
-    six, five, four, three, two, one = (tile(rows, vectors, pairs) for rows in range(MOST, 0, -1))
+    six, five, four, three, two, one = (tile(rows, vectors, kind) for rows in range(MOST, 0, -1))
 
     @compiled
     def run(  # type: ignore[no-untyped-def]
@@ -222,7 +261,7 @@ def _rows(vectors: int, pairs: bool) -> Any:
 
 def family(vectors: int) -> Any:
     """`multiply(like, rows, …)`, then as `tile`: `like` is an array of the kind of numbers that rows and panel hold."""
-    of_pairs = {pairs: _rows(vectors, pairs) for pairs in (False, True)}
+    of_kind = {kind: _rows(vectors, kind) for kind in STEPS}
 
     def multiply(  # type: ignore[no-untyped-def]
         like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
@@ -233,7 +272,7 @@ def family(vectors: int) -> Any:
     def chosen(  # type: ignore[no-untyped-def]
         like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
     ):
-        product = of_pairs[like.dtype == types.uint16]
+        product = of_kind[KIND[like.dtype]]
 
         def run(  # type: ignore[no-untyped-def]
             like, rows, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
@@ -247,14 +286,14 @@ def family(vectors: int) -> Any:
 
 def dots_of_kind() -> Any:
     """`dot(like, row, lines, stride, words, out)`: `dots` for the kind of numbers that `like` holds."""
-    of_pairs = {pairs: dots(pairs) for pairs in (False, True)}
+    of_kind = {kind: dots(kind) for kind in ("fp32", "bf16")}
 
     def dot(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> None:
         raise NotImplementedError
 
     @overload(dot, inline="always")
     def chosen(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> Any:
-        product = of_pairs[like.dtype == types.uint16]
+        product = of_kind[KIND[like.dtype]]
 
         def run(like: Any, row: Any, lines: Any, stride: Any, words: Any, out: Any) -> None:
             product(row, lines, stride, words, out)
