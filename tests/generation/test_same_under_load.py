@@ -16,24 +16,25 @@ def told(answer: Answer) -> list[object]:
     return [each for event in answer.wait().events for each in (*event.ids, *event.logprobs)]
 
 
-@pytest.mark.parametrize("dtype", ["bf16", "fp32"])
+@pytest.mark.parametrize(("dtype", "quantization"), [("bf16", "none"), ("fp32", "none"), ("auto", "int8")])
 def test_log_probabilities_are_the_same_bits_alone_in_a_batch_in_chunks_and_from_the_cache(
-    family: Path, dtype: str
+    family: Path, dtype: str, quantization: str
 ) -> None:
-    if not cpu.AVAILABLE or not cpu.multiplies({"bf16": torch.bfloat16, "fp32": torch.float32}[dtype]):
+    if not cpu.AVAILABLE or (dtype == "bf16" and not cpu.multiplies(torch.bfloat16)):
         pytest.skip("torch's own operations serve here")
+    numbers = {"dtype": dtype, "quantization": quantization}
     jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(16))]
 
     def start(engine: TorchEngine, job: tuple[list[int], str | None]) -> Answer:
         return ask(engine, *job, seed=5, temperature=1, logprobs=3)
 
-    roomy = start_engine(family, dtype=dtype, max_batch_tokens=512)
+    roomy = start_engine(family, **numbers, max_batch_tokens=512)
     alone = [told(start(roomy, job)) for job in jobs]
     again = [start(roomy, job) for job in jobs]
     cached = [told(answer) for answer in again]
     assert all(answer.handle.cached_tokens > 0 for answer in again[-5:])
     roomy.close()
-    cramped = start_engine(family, dtype=dtype, kv_cache_tokens=256, max_batch_tokens=16, max_batch=16)
+    cramped = start_engine(family, **numbers, kv_cache_tokens=256, max_batch_tokens=16, max_batch=16)
     together = [start(cramped, job) for job in jobs]
     crowded = [told(answer) for answer in together]
     assert cramped.stats().preemptions > 0
