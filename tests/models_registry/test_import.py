@@ -66,8 +66,8 @@ def test_another_family_comes_in_with_its_linears(services: Services, base: Base
     run_import(f"tiny-{family}-import", str(tmp_path))
     with transaction() as tx:
         row = find_base(tx, f"tiny-{family}-import")
-    assert (row.status, row.architecture) == ("ready", type(model).__name__), row.status_details
-    assert len(row.shape["linears"]) == 3 * (4 if family == "gpt2" else 7)
+        assert (row.status, row.architecture) == ("ready", type(model).__name__), row.status_details
+        assert len(row.shape["linears"]) == 3 * (4 if family == "gpt2" else 7)
 
 
 def test_a_full_disk_fails_the_import_and_says_so(
