@@ -154,7 +154,9 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         held_until = time.monotonic() + self._lease
-        while not self._done.wait(min(RENEWAL, self._lease / 3)):
+        pause = 0.0  # what was ordered since the claim is heard at once
+        while not self._done.wait(pause):
+            pause = min(RENEWAL, self._lease / 3)
             if self._stopping.is_set():
                 self._child.order(STOP)
             self._child.measure()
