@@ -20,7 +20,10 @@ config.CACHE_DIR = str(_CACHE / blake2b(_SOURCES, digest_size=8).hexdigest())
 
 ALL = 1 << 60  # the length of an array whose end nobody checks
 # Division by zero gives infinity, as everywhere in floating point: an exception could go nowhere from a kernel.
-compiled = njit(fastmath=True, error_model="numpy")
+#
+# Each kernel is one function: one that it called would be linked to its own copy where the kernel comes from numba's
+# cache, and to another, optimised elsewhere, in the process that compiles it; their sums differ in the last bits.
+compiled = njit(fastmath=True, error_model="numpy", forceinline=True)
 
 
 def _pointer(kind: Any) -> Any:
