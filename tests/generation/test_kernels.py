@@ -1,6 +1,7 @@
 """The compiled kernels against the same arithmetic in torch, at awkward sizes, and with the processor's bf16 products
 done without."""
 
+import dataclasses
 import importlib
 from collections.abc import Iterator
 from typing import Any
@@ -81,8 +82,9 @@ def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any,
             tables[adapter, part] = torch.tensor(low_rank.entry(*kept[-1], begin))
             low = (x[0, rows].float() @ a.float().t()).to(dtype)
             expected[rows, begin : begin + width] += low.float() @ b.float()
-    changes = low_rank.Changes(owners, tables.data_ptr(), tables.stride(0), 3, 8)
-    alone = low_rank.Changes(owners[12:13].contiguous(), tables.data_ptr(), tables.stride(0), 3, 8)
+    changes = low_rank.Changes(owners.data_ptr(), tables.data_ptr(), tables.stride(0), 8, begin=0, parts=3, room=8)
+    places = owners[12:13].contiguous()
+    alone = dataclasses.replace(changes, owners=places.data_ptr())
     for product in pairs[1:3]:
         packed = product.pack(weight)
         got = product.multiply(x, packed, sum(widths), None, None, changes)

@@ -14,12 +14,14 @@ import torch
 from safetensors.torch import load
 from torch import Tensor, nn
 
+from workers.generation.engine.kernel_calls import NOW, Caller
 from workers.generation.engine.linear import Product
 
 if TYPE_CHECKING:
     from workers.generation.engine.cpu.low_rank import Changes
 
 PREFIX = "base_model.model."
+USUAL_RANK = 64  # the registry takes none higher
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,22 @@ class StepAdapters:
     tables: Tensor | None = None
     rank: int = 0
 
+    @property
+    def room(self) -> int:
+        """For ranks of a row's low-rank products; 0: no adapters in this step's products."""
+        return 0 if self.owners is None or self.rank == 0 else max(self.rank, USUAL_RANK)
+
+    def arguments(self) -> dict[str, int]:
+        """What the kernels take of a step, by name."""
+        if self.owners is None or self.tables is None:
+            return {}
+        return {
+            "owners": self.owners.data_ptr(),
+            "adapters": self.tables.data_ptr(),
+            "stride": self.tables.stride(0),
+            "rank": self.rank,
+        }
+
     def set(self, runs: list[Run], rows: int, panels: bool) -> None:
         self.runs, self.owners, self.tables = ([] if panels else runs), None, None
         if panels and runs:
@@ -90,9 +108,9 @@ class AdapterLinear(nn.Module):
         super().__init__()
         self.index, self.parts, self.product, self.step = index, parts, product, step
 
-    def forward(self, hidden: Tensor, onto: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, onto: Tensor | None = None, on: Caller = NOW) -> Tensor:
         """hidden: [1, total_tokens, in] → [1, total_tokens, out], added to `onto` where that is given."""
-        result = self.product(hidden, onto, self._changes())
+        result = self.product(hidden, onto, self._changes(on), on)
         for run in self.step.runs:
             rows = hidden[0, run.begin : run.end]
             for part in self.parts:
@@ -102,14 +120,14 @@ class AdapterLinear(nn.Module):
                     columns.addmm_(rows @ factors[0].t(), factors[1])
         return result
 
-    def _changes(self) -> "Changes | None":
-        owners, tables = self.step.owners, self.step.tables
-        if owners is None or tables is None or self.step.rank == 0:
+    def _changes(self, on: Caller) -> "Changes | None":
+        tables = self.step.tables
+        if tables is None or not self.step.room:
             return None
         from workers.generation.engine.cpu.low_rank import Changes
 
-        address = tables.data_ptr() + self.index * tables.stride(1) * tables.itemsize
-        return Changes(owners, address, tables.stride(0), len(self.parts), self.step.rank)
+        values = {name: on.varying(name, value) for name, value in self.step.arguments().items()}
+        return Changes(**values, begin=self.index * tables.stride(1), parts=len(self.parts), room=self.step.room)
 
 
 class AdapterFormat:

@@ -4,12 +4,12 @@ the arithmetic when few sequences decode. Only classes named here are replaced; 
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from workers.generation.engine import cpu
 from workers.generation.engine.adapters import AdapterLinear
 from workers.generation.engine.attention import PackedStep
+from workers.generation.engine.kernel_calls import NOW, Caller
 from workers.generation.engine.kv_pages import Shape
 
 # Class of the norm → what is added to its weights (Gemma keeps them around 0).
@@ -19,7 +19,6 @@ MLPS = {"LlamaMLP", "MistralMLP", "Qwen2MLP", "Qwen3MLP", "Gemma3MLP"}
 # Layers that are no more than x + attention(norm(x)), then x + mlp(norm(x)).
 LAYERS = {"LlamaDecoderLayer", "MistralDecoderLayer", "Qwen2DecoderLayer", "Qwen3DecoderLayer"}
 GATES = {"silu": 0, "gelu_pytorch_tanh": 1}
-FEW_ROWS = 4
 
 
 def is_fused_layer(module: nn.Module) -> bool:
@@ -44,17 +43,23 @@ class FusedNorm(nn.Module):
         self.offset = NORMS[type(norm).__name__]
         self.weight, self.epsilon = norm_weight(norm), epsilon_bits(norm)
 
-    def forward(self, hidden: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, on: Caller = NOW) -> Tensor:
         from workers.generation.engine.cpu.pointwise import NORM
 
-        hidden = hidden.contiguous()
-        out = torch.empty_like(hidden)
         width = hidden.shape[-1]
-        rows = hidden.numel() // width
-        kernel = NORM[cpu.KINDS[hidden.dtype]]
-        run = kernel.alone if rows <= FEW_ROWS else kernel
-        run(hidden.data_ptr(), self.weight.data_ptr(), out.data_ptr(), rows, width, self.epsilon, self.offset)
-        return out
+        rows = hidden.contiguous().view(1, -1, width)
+        out = on.empty(rows, width)
+        on.call(
+            NORM[cpu.KINDS[hidden.dtype]],
+            rows.data_ptr(),
+            self.weight.data_ptr(),
+            out.data_ptr(),
+            on.varying("rows", rows.shape[1]),
+            width,
+            self.epsilon,
+            self.offset,
+        )
+        return out.view(hidden.shape)
 
 
 class FusedMlp(nn.Module):
@@ -64,14 +69,21 @@ class FusedMlp(nn.Module):
         super().__init__()
         self.gate_up, self.down, self.kind = gate_up, down, GATES[activation]
 
-    def forward(self, hidden: Tensor, onto: Tensor | None = None) -> Tensor:
+    def forward(self, hidden: Tensor, onto: Tensor | None = None, on: Caller = NOW) -> Tensor:
         from workers.generation.engine.cpu.pointwise import GATE
 
-        both = self.gate_up.forward(hidden)
+        both = self.gate_up.forward(hidden, on=on)
         rows, width = both.shape[1], both.shape[2] // 2
-        out = both.new_empty(1, rows, width)
-        GATE[cpu.KINDS[both.dtype]](both.data_ptr(), out.data_ptr(), rows, width, self.kind)
-        return self.down.forward(out, onto)
+        out = on.empty(both, width)
+        on.call(
+            GATE[cpu.KINDS[both.dtype]],
+            both.data_ptr(),
+            out.data_ptr(),
+            on.varying("rows", rows),
+            width,
+            self.kind,
+        )
+        return self.down.forward(out, onto, on)
 
 
 class FusedAttention(nn.Module):
@@ -97,19 +109,20 @@ class FusedAttention(nn.Module):
         *,
         step: PackedStep,
         onto: Tensor | None = None,
+        on: Caller = NOW,
         **_: object,
     ) -> tuple[Tensor, None]:
         rows = hidden_states.shape[1]
-        qkv = self.qkv.forward(hidden_states).view(rows, -1, self.shape.head_dim)
+        qkv = self.qkv.forward(hidden_states, on=on).view(rows, -1, self.shape.head_dim)
         cos, sin = position_embeddings
         from workers.generation.engine.cpu.pages import KernelPages
 
         pages = step.layers[self.layer_idx]
         assert isinstance(pages, KernelPages)  # noqa: S101 (the model runner fuses only where kernels serve)
         positions = cos.contiguous(), sin.contiguous()
-        pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form)
-        attended = pages.attend(qkv, step.plan, self.shape)
-        return self.output.forward(attended.view(1, rows, -1), onto), None
+        pages.rotate(qkv, step.places, self.shape, positions, self.norms, self.norm_form, on)
+        attended = pages.attend(qkv, step.plan, self.shape, on)
+        return self.output.forward(attended.view(1, rows, -1), onto, on), None
 
 
 class FusedLayer(nn.Module):
@@ -121,11 +134,17 @@ class FusedLayer(nn.Module):
         self.before_mlp, self.mlp = own.post_attention_layernorm, own.mlp
 
     def forward(
-        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: PackedStep, **_: object
+        self,
+        hidden_states: Tensor,
+        *,
+        position_embeddings: tuple[Tensor, Tensor],
+        step: PackedStep,
+        on: Caller = NOW,
+        **_: object,
     ) -> Tensor:
-        normed = self.before_attention.forward(hidden_states)
-        hidden, _none = self.attention.forward(normed, position_embeddings, step=step, onto=hidden_states)
-        result: Tensor = self.mlp.forward(self.before_mlp.forward(hidden), hidden)
+        normed = self.before_attention.forward(hidden_states, on)
+        hidden, _none = self.attention.forward(normed, position_embeddings, step=step, onto=hidden_states, on=on)
+        result: Tensor = self.mlp.forward(self.before_mlp.forward(hidden, on), hidden, on)
         return result
 
 

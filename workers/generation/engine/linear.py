@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import linear
 
+from workers.generation.engine.kernel_calls import NOW, Caller
+
 if TYPE_CHECKING:
     from workers.generation.engine.cpu.low_rank import Changes
 
@@ -41,10 +43,12 @@ class Product:
             # oneDNN's own layout: plain weights would be re-ordered on each call.
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())
 
-    def __call__(self, x: Tensor, onto: Tensor | None = None, changes: "Changes | None" = None) -> Tensor:
-        """`onto`: `[1, rows, out]`, added to the result. `changes` by adapters: with our own kernels only."""
+    def __call__(
+        self, x: Tensor, onto: Tensor | None = None, changes: "Changes | None" = None, on: Caller = NOW
+    ) -> Tensor:
+        """`onto`: `[1, rows, out]`, added to the result. `changes` by adapters, and `on`: our own kernels only."""
         if self._own:
-            return self._multiply(x.contiguous(), self._weight, self.out_features, self._bias, onto, changes)
+            return self._multiply(x.contiguous(), self._weight, self.out_features, self._bias, onto, changes, on=on)
         result = self._product(x)
         return result if onto is None else result.add_(onto)
 

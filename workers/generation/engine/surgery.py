@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from workers.generation.engine import fused
 from workers.generation.engine.adapters import AdapterLinear, Part, StepAdapters
 from workers.generation.engine.linear import Form, Product
+from workers.generation.engine.stack import FusedStack
 
 
 class PlainLinear(nn.Module):
@@ -42,6 +43,7 @@ class Surgeon:
             for name, module in list(self.model.named_modules()):
                 if fused.is_fused_layer(module):
                     self._replace(name, fused.FusedLayer(module))
+            self._stack()
         head = self.model.get_output_embeddings()
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.Linear | Conv1D) and module is not head:
@@ -50,6 +52,14 @@ class Surgeon:
             bias = None if head.bias is None else head.bias.detach()
             self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.form)))
         return self.linears
+
+    def _stack(self) -> None:
+        """All layers as one, where our kernels do all of their work."""
+        decoder = self.model.get_decoder()
+        layers = [layer for layer in getattr(decoder, "layers", [])]
+        own = [layer for layer in layers if isinstance(layer, fused.FusedLayer)]
+        if own and len(own) == len(layers) and self.form is not Form.LIBRARY:
+            decoder.layers = nn.ModuleList([FusedStack(own, self.step)])
 
     def _fuse(self, name: str, module: nn.Module) -> None:
         activation = str(

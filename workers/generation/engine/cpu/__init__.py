@@ -29,11 +29,11 @@ def multiplies(dtype: torch.dtype) -> bool:
 
 def prepare(dtype: torch.dtype, form: Form) -> None:
     """Compile what serves models of this type and their products' form."""
-    from workers.generation.engine.cpu import attend, choose, int8, low_rank, multiply, pointwise, rotate
+    from workers.generation.engine.cpu import attend, choose, int8, low_rank, multiply, pointwise, rotate, tape
 
     families = [attend.ATTEND, rotate.ROTATE, pointwise.NORM, pointwise.GATE]
     products = {Form.PANELS: [multiply.KERNELS, multiply.WIDE], Form.INT8: [int8.QUANTISE, int8.KERNELS, int8.WIDE]}
     if form in products:
         families += [*products[form], low_rank.KERNELS]
-    for kernel in [choose.CHOOSE, *(kernels[KINDS[dtype]] for kernels in families)]:
+    for kernel in [choose.CHOOSE, tape.PLAY, *(kernels[KINDS[dtype]] for kernels in families)]:
         kernel.prepare()

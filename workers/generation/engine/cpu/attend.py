@@ -42,12 +42,6 @@ def positions_per_task(group: int) -> int:
     return max(1, ROWS // group)
 
 
-def scratch_bytes(group: int, head_dim: int) -> int:
-    """Of one thread: queries, scores, weights, results, and each row's maximum and sum."""
-    rows = positions_per_task(group) * group
-    return rows * 4 * (head_dim + 2 * STRETCH + value_width(head_dim) + 2)
-
-
 @compiled
 def _weigh(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
     """out[rows, width] += weights · page."""
@@ -95,23 +89,22 @@ def _soften(scores: Any, weights: Any, result: Any, before: Any, begin: Any, end
 def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
     """Arguments: 1 queries (with keys and values behind them), 2 key pages, 3 value pages, 4 output, 5 heads,
     6 kv_heads, 7 head_dim, 8 window (0: none), 9 scale, 10 tasks `[n, 4]`: first row, rows, position of the first,
-    table, 11 how many, 12 tables, 13 blocks of each, 14 scratch, 15 its bytes per thread, 16 threads that took some.
+    table, 11 how many, 12 tables, 13 blocks of each.
     """
-    a = carray(pointer, 17)
+    a = carray(pointer, 14)
     heads, kv_heads, head_dim, window, scale = a[5], a[6], a[7], a[8], number(a[9])
     tasks, blocks = carray(as_i64(a[10]), a[11] * 4), a[13]
     group, size = heads // kv_heads, keys.itemsize
     width, pack = (head_dim + LANES - 1) // LANES * LANES, 4 // size
     key_page, value_page, words = head_dim * PAGE * size, width * PAGE * size, head_dim * size // 4
     most_rows = max(1, ROWS // group) * group
-    own = a[14] + a[15] * take(as_i64(a[16]), 1)
-    queries, weights_at = own, own + most_rows * head_dim * 4
-    scores_at = weights_at + most_rows * STRETCH * 4
-    result_at = scores_at + most_rows * STRETCH * 4
-    rows_at = result_at + most_rows * width * 4
+    queries_own = np.empty(most_rows * head_dim * size // 4, dtype=np.uint32)
+    weights_own = np.empty(most_rows * STRETCH * size // 4, dtype=np.uint32)
+    scores, result = np.empty(most_rows * STRETCH, dtype=np.float32), np.empty(most_rows * width, dtype=np.float32)
+    most, total = np.empty(most_rows, dtype=np.float32), np.empty(most_rows, dtype=np.float32)
+    queries, weights_at, scores_at = queries_own.ctypes.data, weights_own.ctypes.data, scores.ctypes.data
+    result_at = result.ctypes.data
     scaled, weights = typed(query, queries), typed(query, weights_at)
-    scores, result = carray(as_f32(scores_at), most_rows * STRETCH), carray(as_f32(result_at), most_rows * width)
-    most, total = carray(as_f32(rows_at), most_rows), carray(as_f32(rows_at + 4 * most_rows), most_rows)
     row_stride, out_stride = (heads + 2 * kv_heads) * head_dim, heads * head_dim
     while True:
         at = take(pointer, 1)

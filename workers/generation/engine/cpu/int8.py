@@ -20,18 +20,26 @@ from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu.low_rank import Changes, reduce
-from workers.generation.engine.cpu.multiply import AHEAD, STEP, add_changes, finish, into_panels, rows_of_task
+from workers.generation.engine.cpu.multiply import (
+    AHEAD,
+    STEP,
+    add_changes,
+    change_arguments,
+    finish,
+    into_panels,
+    rows_of_task,
+)
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u8, as_u16, compiled, load, take
 from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, MOST, MULTIPLY, PANEL, WORD
 from workers.generation.engine.cpu.tile import WORDS as LINE_OF_WORDS
+from workers.generation.engine.kernel_calls import NOW, Caller
 
 GROUP = 64  # numbers of a row that share a scale
 WORDS = GROUP // 4
 STRIDE = GROUP + 4  # bytes: the scale, then the numbers
 VECTORS = GROUP // LANES
 TINY = 1e-30
-FEW_ROWS = 4
 QUANTISED_ROWS = 8  # of one task
 _times = MULTIPLY[4]
 
@@ -62,36 +70,40 @@ def multiply(
     changes: Changes | None = None,
     *,
     wide: bool = False,
+    on: Caller = NOW,
 ) -> Tensor:
     """As `multiply.py` has it."""
     _, rows, inner = x.shape
-    result = x.new_empty(1, rows, outer, dtype=torch.float32 if wide else x.dtype)
+    result = on.empty(x, outer, torch.float32 if wide else x.dtype)
     groups = weight.panels.shape[1] // WORDS
     fits = x.is_contiguous() and -(-inner // GROUP) == groups
     if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
         raise ValueError("a product's input is not of its form")
     if rows:
-        low = None if changes is None else reduce(x, changes)
-        quantised, excess = torch.empty(rows, groups * STRIDE, dtype=torch.uint8), torch.empty(rows)
-        quantise = QUANTISE[cpu.KINDS[x.dtype]]
-        (quantise.alone if rows <= FEW_ROWS else quantise)(
-            x.data_ptr(), quantised.data_ptr(), excess.data_ptr(), rows, inner, groups
+        low = None if changes is None else reduce(x, changes, on)
+        count = on.varying("rows", rows)
+        quantised, excess = on.empty(x, groups * STRIDE, torch.uint8), on.empty(x, 1, torch.float32)
+        on.call(
+            QUANTISE[cpu.KINDS[x.dtype]],
+            x.data_ptr(),
+            quantised.data_ptr(),
+            excess.data_ptr(),
+            count,
+            inner,
+            groups,
         )
-        adapters = (0, 0, 0, 0, 0, 0)
-        if changes is not None and low is not None:
-            places = changes.owners.data_ptr(), changes.tables, changes.stride, changes.parts, changes.rank
-            adapters = low.data_ptr(), *places
-        (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]](
+        on.call(
+            (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]],
             quantised.data_ptr(),
             weight.panels.data_ptr(),
             result.data_ptr(),
             groups * WORDS,
             outer,
-            rows,
-            rows_of_task(rows, weight.panels.shape[0]),
+            count,
+            torch.get_num_threads(),
             0 if bias is None else bias.data_ptr(),
             0 if onto is None else onto.contiguous().data_ptr(),
-            *adapters,
+            *change_arguments(low, changes),
             excess.data_ptr(),
             weight.scales.data_ptr(),
         )
@@ -159,15 +171,17 @@ def _quantise(pointer: Any, x: Any) -> None:
 
 @compiled
 def _multiply(pointer: Any, x: Any, out: Any) -> None:
-    """Arguments: 1 rows in 8 bits, 2 panels, then as in `multiply.py`; 16 excess, 17 scales.
+    """Arguments: 1 rows in 8 bits, 2 panels, then as in `multiply.py`; 17 excess, 18 scales.
 
     `x` only tells the kind of the model's numbers.
     """
-    a = carray(pointer, 18)
-    words, outer, rows, per_task = a[4], a[5], a[6], a[7]
-    panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
+    a = carray(pointer, 19)
+    words, outer, rows = a[4], a[5], a[6]
+    panels = (outer + PANEL - 1) // PANEL
+    per_task = rows_of_task(rows, panels, a[7])
+    pieces = (rows + per_task - 1) // per_task
     groups = words // WORDS
-    like, excess, scales = carray(as_u8(a[1]), ALL), carray(as_f32(a[16]), ALL), carray(as_f32(a[17]), ALL)
+    like, excess, scales = carray(as_u8(a[1]), ALL), carray(as_f32(a[17]), ALL), carray(as_f32(a[18]), ALL)
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
     following = take(pointer, 1)

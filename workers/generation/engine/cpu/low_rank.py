@@ -17,6 +17,7 @@ from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, pack_of, store, take, typed
 from workers.generation.engine.cpu.tile import DOT, LANES, PANEL, RANKS
+from workers.generation.engine.kernel_calls import Argument, Caller
 
 ENTRY = 5  # integers per part in an adapter's table
 ROWS = 4  # of one task
@@ -26,15 +27,17 @@ ROWS = 4  # of one task
 class Changes:
     """What a step's adapters change in one product. `owners`: `[rows]`, place of the row's adapter in `tables` or -1.
 
-    `tables`: address of the first adapter's entries for this product, `stride` integers before the next adapter's.
-    `rank`: the highest.
+    `adapters`: every one's entries, `stride` integers before the next one's; those of this product begin at `begin`.
+    `rank`: the highest; `room`: what memory is given for. The first four as a kernel's call takes them.
     """
 
-    owners: Tensor
-    tables: int
-    stride: int
+    owners: Argument
+    adapters: Argument
+    stride: Argument
+    rank: Argument
+    begin: int
     parts: int
-    rank: int
+    room: int
 
 
 def pack_down(a: Tensor) -> Tensor:
@@ -54,17 +57,19 @@ def entry(a: Tensor, b: Tensor, begin: int) -> list[int]:
     return [a.data_ptr(), b.data_ptr(), a.shape[0], begin // PANEL, b.shape[1] // PANEL]
 
 
-def reduce(x: Tensor, changes: Changes) -> Tensor:
+def reduce(x: Tensor, changes: Changes, on: Caller) -> Tensor:
     """x `[1, rows, in]` → `[rows, parts, rank]`; written only where a row has an adapter, as far as its rank goes."""
-    low = x.new_empty(x.shape[1], changes.parts, changes.rank)
-    KERNELS[cpu.KINDS[x.dtype]](
+    low = on.empty(x, changes.parts * changes.room)
+    on.call(
+        KERNELS[cpu.KINDS[x.dtype]],
         x.data_ptr(),
         low.data_ptr(),
         x.shape[2],
-        x.shape[1],
-        changes.owners.data_ptr(),
-        changes.tables,
+        on.varying("rows", x.shape[1]),
+        changes.owners,
+        changes.adapters,
         changes.stride,
+        changes.begin,
         changes.parts,
         changes.rank,
     )
@@ -73,11 +78,11 @@ def reduce(x: Tensor, changes: Changes) -> Tensor:
 
 @compiled
 def _reduce(pointer: Any, x: Any, low: Any) -> None:
-    """Arguments: 1 x, 2 low, 3 in, 4 rows, 5 owners, 6 tables, 7 integers from one adapter's to the next, 8 parts,
-    9 the highest rank. Tables: see `entry`; rank 0: no change.
+    """Arguments: 1 x, 2 low, 3 in, 4 rows, 5 owners, 6 tables, 7 integers from one adapter's to the next, 8 where this
+    product's begin, 9 parts, 10 the highest rank. Tables: see `entry`; rank 0: no change.
     """
-    a = carray(pointer, 10)
-    inner, rows, parts, most = a[3], a[4], a[8], a[9]
+    a = carray(pointer, 11)
+    inner, rows, parts, most = a[3], a[4], a[9], a[10]
     owners, tables, pack = carray(as_i64(a[5]), rows), carray(as_i64(a[6]), ALL), pack_of(x)
     words = (inner + LANES * pack - 1) // (LANES * pack) * LANES
     padded, sums = np.zeros(words, dtype=np.uint32), np.zeros(RANKS, dtype=np.float32)
@@ -93,7 +98,7 @@ def _reduce(pointer: Any, x: Any, low: Any) -> None:
             for k in range(inner):
                 own[k] = source[k]
             for part in range(parts):
-                place = owners[row] * a[7] + part * ENTRY
+                place = owners[row] * a[7] + a[8] + part * ENTRY
                 for rank in range(0, tables[place + 2], RANKS):
                     lines = tables[place] + rank * words * 4
                     DOT(x, padded.ctypes.data, lines, 4 * words, words, sums.ctypes.data)

@@ -29,6 +29,7 @@ from workers.generation.engine.cpu.scalar import (
     typed,
 )
 from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
+from workers.generation.engine.kernel_calls import NOW, Argument, Caller
 
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
 ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
@@ -56,47 +57,61 @@ def multiply(
     changes: Changes | None = None,
     *,
     wide: bool = False,
+    on: Caller = NOW,
 ) -> Tensor:
     """x `[1, rows, in]` · (weight + the row's change)ᵀ + bias + onto → `[1, rows, outer]`, in fp32 if `wide`.
 
     Raises ValueError for what the kernel could not read by address.
     """
     _, rows, inner = x.shape
-    result = x.new_empty(1, rows, outer, dtype=torch.float32 if wide else x.dtype)
+    result = on.empty(x, outer, torch.float32 if wide else x.dtype)
     fits = x.is_contiguous() and x.dtype == panels.dtype and inner == panels.shape[1] * panels.shape[3]
     if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
         raise ValueError("a product's input is not of its form")
     if rows:
-        low = None if changes is None else reduce(x, changes)
-        adapters = (0, 0, 0, 0, 0)
-        if changes is not None and low is not None:
-            adapters = low.data_ptr(), changes.owners.data_ptr(), changes.tables, changes.stride, changes.parts
-        (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]](
+        low = None if changes is None else reduce(x, changes, on)
+        on.call(
+            (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]],
             x.data_ptr(),
             panels.data_ptr(),
             result.data_ptr(),
             inner * x.itemsize // 4,
             outer,
-            rows,
-            rows_of_task(rows, panels.shape[0]),
+            on.varying("rows", rows),
+            torch.get_num_threads(),
             0 if bias is None else bias.data_ptr(),
             0 if onto is None else onto.contiguous().data_ptr(),
-            *adapters,
-            0 if changes is None else changes.rank,
+            *change_arguments(low, changes),
         )
     return result
 
 
-def rows_of_task(rows: int, panels: int) -> int:
+def change_arguments(low: Tensor | None, changes: Changes | None) -> list[Argument]:
+    """What `add_changes` reads from 10 on."""
+    if low is None or changes is None:
+        return [0] * 7
+    return [
+        low.data_ptr(),
+        changes.owners,
+        changes.adapters,
+        changes.stride,
+        changes.begin,
+        changes.parts,
+        changes.rank,
+    ]
+
+
+@compiled
+def rows_of_task(rows: Any, panels: Any, threads: Any) -> Any:
     """So many that each thread has two tasks at least, or a tile's."""
-    shared = rows * panels // (2 * torch.get_num_threads())
-    return min(rows, ROWS, max(MOST, shared // MOST * MOST))
+    shared = rows * panels // (2 * threads)
+    return max(1, min(rows, ROWS, max(MOST, shared // MOST * MOST)))
 
 
 @compiled
 def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
     """Of `count` rows from `first` on, in one panel; neighbours of one adapter together."""
-    owners, tables, parts, rank = carray(as_i64(a[11]), a[6]), carray(as_i64(a[12]), ALL), a[14], a[15]
+    owners, tables, parts, rank = carray(as_i64(a[11]), a[6]), carray(as_i64(a[12]), ALL), a[15], a[16]
     pack, row = pack_of(like), 0
     size = 4 // pack
     while row < count:
@@ -104,7 +119,7 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: An
         while row < count and owners[first + row] == owner:
             row += 1
         for part in range(parts if owner >= 0 else 0):
-            place = owner * a[13] + part * ENTRY
+            place = owner * a[13] + a[14] + part * ENTRY
             inside, width = panel - tables[place + 3], tables[place + 4]
             if tables[place + 2] > 0 and 0 <= inside < width:
                 low = a[10] + ((first + begin) * parts + part) * rank * size
@@ -132,12 +147,15 @@ def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
 
 @compiled
 def _multiply(pointer: Any, x: Any, out: Any) -> None:
-    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 rows of a task, 8 bias, 9 onto;
-    10 low (0: no adapters), 11 owners, 12 tables, 13 their stride, 14 parts, 15 the highest rank: see `low_rank.py`.
+    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 threads, 8 bias, 9 onto; 10 low (0: no
+    adapters), 11 owners, 12 tables, 13 their stride, 14 where this product's begin, 15 parts, 16 the highest rank: see
+    `low_rank.py`.
     """
-    a = carray(pointer, 16)
-    words, outer, rows, per_task = a[4], a[5], a[6], a[7]
-    panels, pieces = (outer + PANEL - 1) // PANEL, (rows + per_task - 1) // per_task
+    a = carray(pointer, 17)
+    words, outer, rows = a[4], a[5], a[6]
+    panels = (outer + PANEL - 1) // PANEL
+    per_task = rows_of_task(rows, panels, a[7])
+    pieces = (rows + per_task - 1) // per_task
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
     following = take(pointer, 1)

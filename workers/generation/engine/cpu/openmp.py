@@ -15,19 +15,20 @@ import torch
 from numba import cfunc, types
 
 
-def _team_launcher() -> Callable[..., None] | None:
+def _openmp() -> ctypes.CDLL | None:
     folder = Path(torch.__file__).parent
     bundled = [*folder.glob("lib/libgomp*.so*"), *folder.parent.glob("torch.libs/libgomp*.so*")]
     for library in [*(ctypes.CDLL(str(path)) for path in bundled), ctypes.CDLL(None)]:
-        launch: Callable[..., None] | None = getattr(library, "GOMP_parallel", None)
-        if launch is not None:
-            launch.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]  # type: ignore[attr-defined]
-            launch.restype = None  # type: ignore[attr-defined]
-            return launch
+        if hasattr(library, "GOMP_parallel"):
+            library.GOMP_parallel.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
+            library.GOMP_parallel.restype = None
+            return library
     return None
 
 
-_LAUNCH = _team_launcher()
+_OPENMP = _openmp()
+# Address of a function without arguments that a thread of the team leaves when all have entered it; 0: no team.
+BARRIER = int(ctypes.cast(_OPENMP.GOMP_barrier, ctypes.c_void_p).value or 0) if _OPENMP is not None else 0
 
 
 class Kernel:
@@ -37,27 +38,23 @@ class Kernel:
         self._function = function
 
     @cached_property
-    def _address(self) -> int:
+    def address(self) -> int:
         return int(
             cfunc(types.void(types.CPointer(types.int64)), cache=True, error_model="numpy")(self._function).address
         )
 
     @cached_property
     def _alone(self) -> Callable[[Any], None]:
-        return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self._address)
+        return ctypes.CFUNCTYPE(None, ctypes.c_void_p)(self.address)
 
     def prepare(self) -> None:
         """Compile now (seconds, where no cache holds it), so that nobody's first request waits for it."""
-        _ = self._address
-
-    def alone(self, *arguments: int) -> None:
-        """In the calling thread: for work that is done before a team would have woken."""
-        self._alone((ctypes.c_int64 * (len(arguments) + 1))(0, *arguments))
+        _ = self.address
 
     def __call__(self, *arguments: int) -> None:
         """With as many threads as torch uses."""
         packed = (ctypes.c_int64 * (len(arguments) + 1))(0, *arguments)
-        if _LAUNCH is None:
+        if _OPENMP is None:
             self._alone(packed)
         else:
-            _LAUNCH(self._address, packed, torch.get_num_threads(), 0)
+            _OPENMP.GOMP_parallel(self.address, packed, torch.get_num_threads(), 0)

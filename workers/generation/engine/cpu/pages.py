@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from workers.generation.engine import cpu
-from workers.generation.engine.cpu.attend import ATTEND, positions_per_task, scratch_bytes, value_width
+from workers.generation.engine.cpu.attend import ATTEND, positions_per_task, value_width
 from workers.generation.engine.cpu.rotate import ROTATE
 from workers.generation.engine.cpu.scalar import bits
+from workers.generation.engine.kernel_calls import NOW, Caller
 from workers.generation.engine.kv_cache import BLOCK_SIZE
 from workers.generation.engine.kv_pages import Shape, Spans
 
@@ -37,6 +38,16 @@ class Plan:
             self.made[positions] = torch.from_numpy(np.ascontiguousarray(tasks))
         return self.made[positions]
 
+    def arguments(self, shape: Shape) -> dict[str, int]:
+        """What the attention kernel takes of a step, in its order."""
+        tasks = self.tasks(positions_per_task(shape.heads // shape.kv_heads))
+        return {
+            "tasks": tasks.data_ptr(),
+            "task_count": tasks.shape[0],
+            "tables": self.tables.data_ptr(),
+            "blocks": self.tables.shape[1],
+        }
+
 
 class KernelPages:
     def __init__(self, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
@@ -59,38 +70,36 @@ class KernelPages:
         positions: tuple[Tensor, Tensor] | None,
         norms: tuple[Tensor, Tensor] | None,
         norm_form: tuple[int, int] | None,
+        on: Caller = NOW,
     ) -> None:
         """Norm and rotate queries and keys in place, then store. `positions`: cos and sin `[rows, rotated]`;
         `norms`: weights of the query's and key's head norm; `norm_form`: bits of epsilon, offset of the weights.
         """
         cos, sin = positions or (qkv, qkv)
         epsilon, offset = norm_form or (0, 0)
-        ROTATE[cpu.KINDS[qkv.dtype]](
+        on.call(
+            ROTATE[cpu.KINDS[qkv.dtype]],
             qkv.data_ptr(),
-            cos.data_ptr(),
-            sin.data_ptr(),
+            on.varying("cos", cos.data_ptr()),
+            on.varying("sin", sin.data_ptr()),
             norms[0].data_ptr() if norms else 0,
             norms[1].data_ptr() if norms else 0,
             self.keys.data_ptr(),
             self.values.data_ptr(),
-            qkv.shape[0],
+            on.varying("rows", qkv.shape[0]),
             shape.heads,
             shape.kv_heads,
             shape.head_dim,
             cos.shape[-1] if positions else 0,
             epsilon,
             offset,
-            places.data_ptr(),
+            on.varying("places", places.data_ptr()),
         )
 
-    def attend(self, qkv: Tensor, plan: Plan, shape: Shape) -> Tensor:
-        group = shape.heads // shape.kv_heads
-        tasks = plan.tasks(positions_per_task(group))
-        own = scratch_bytes(group, shape.head_dim)
-        scratch = torch.empty(torch.get_num_threads() * own, dtype=torch.uint8)
-        users = torch.zeros(1, dtype=torch.int64)
-        output = qkv.new_empty(qkv.shape[0], shape.heads, shape.head_dim)
-        ATTEND[cpu.KINDS[qkv.dtype]](
+    def attend(self, qkv: Tensor, plan: Plan, shape: Shape, on: Caller = NOW) -> Tensor:
+        output = on.empty(qkv.view(1, qkv.shape[0], -1), shape.heads * shape.head_dim)
+        on.call(
+            ATTEND[cpu.KINDS[qkv.dtype]],
             qkv.data_ptr(),
             self.keys.data_ptr(),
             self.values.data_ptr(),
@@ -100,12 +109,6 @@ class KernelPages:
             shape.head_dim,
             shape.window,
             bits(shape.scale),
-            tasks.data_ptr(),
-            tasks.shape[0],
-            plan.tables.data_ptr(),
-            plan.tables.shape[1],
-            scratch.data_ptr(),
-            own,
-            users.data_ptr(),
+            *(on.varying(name, value) for name, value in plan.arguments(shape).items()),
         )
-        return output
+        return output.view(qkv.shape[0], shape.heads, shape.head_dim)

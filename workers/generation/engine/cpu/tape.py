@@ -1,0 +1,94 @@
+"""Kernel calls: carried out as they come, or recorded once and then played as one (what CUDA graphs are to a GPU).
+
+Between two kernels a step of few sequences would spend a third of its time in Python, waking the threads each time. On
+a tape one team of threads goes through all calls of all layers, with a barrier after each. What differs from step to
+step (how many rows, where their positions and adapters are) has a name, and is written into the calls before they play.
+"""
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import carray, types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from workers.generation.engine.cpu.openmp import BARRIER, Kernel
+from workers.generation.engine.cpu.scalar import as_i64
+from workers.generation.engine.kernel_calls import Argument, Varying
+
+WIDTH = 24  # integers of a call: the kernel's address, its counter of taken work, its arguments
+
+
+class Tape:
+    """Calls in order, for up to `capacity` rows. Memory of a layer is used again by the next but one."""
+
+    def __init__(self, capacity: int) -> None:
+        self.capacity = capacity
+        self._calls: list[list[int]] = []
+        self._places = defaultdict[str, list[int]](list)
+        self._memory: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+        self._layer = self._taken = 0
+        self._table: Any = None
+        self._indices: dict[str, np.ndarray] = {}
+
+    def empty(self, like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
+        key = self._layer % 2, self._taken, width, dtype or like.dtype
+        self._taken += 1
+        if key not in self._memory:
+            self._memory[key] = torch.empty(1, self.capacity, width, dtype=key[-1])
+        return self._memory[key]
+
+    def varying(self, name: str, value: int) -> Argument:
+        return Varying(name)
+
+    def call(self, kernel: Kernel, *arguments: Argument) -> None:
+        begin = len(self._calls) * WIDTH
+        own = [kernel.address, 0]
+        for argument in arguments:
+            if isinstance(argument, Varying):
+                self._places[argument].append(begin + len(own))
+            own.append(0 if isinstance(argument, Varying) else argument)
+        self._calls.append(own + [0] * (WIDTH - len(own)))
+
+    def next_layer(self) -> None:
+        """What the layer before the last wrote is no longer needed."""
+        self._layer, self._taken = self._layer + 1, 0
+
+    def play(self, values: dict[str, int]) -> None:
+        """`values`: every varying argument of this step, by name."""
+        if self._table is None:
+            self._table = np.array(self._calls, dtype=np.int64).reshape(-1)
+            self._indices = {name: np.array(places) for name, places in self._places.items()}
+        for name, places in self._indices.items():
+            self._table[places] = values[name]
+        PLAY(self._table.ctypes.data, len(self._calls), BARRIER)
+
+
+@intrinsic
+def _run(_: Any, function: Any, pointer: Any) -> Any:
+    """The kernel at this address with the arguments at that one; `pointer` 0: without (a barrier)."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        kind = ir.FunctionType(ir.VoidType(), [ir.IntType(64).as_pointer()])
+        numbers = ir.IntType(64).as_pointer()
+        builder.call(builder.inttoptr(arguments[0], kind.as_pointer()), [builder.inttoptr(arguments[1], numbers)])
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+def _play(pointer: Any) -> None:
+    """Arguments: 1 table of calls, 2 how many, 3 the team's barrier (0: there is one thread). In every thread."""
+    a = carray(pointer, 4)
+    for at in range(a[2]):
+        own = a[1] + at * WIDTH * 8
+        _run(carray(as_i64(own), 1)[0], own + 8)
+        if a[3] != 0:
+            _run(a[3], 0)
+        carray(as_i64(own), 2)[1] = 0  # nobody takes of it any more
+
+
+PLAY = Kernel(_play)

@@ -1,0 +1,64 @@
+"""All layers of a fused model as one module: their kernels are recorded once and played as one (`cpu/tape.py`)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from workers.generation.engine.adapters import StepAdapters
+from workers.generation.engine.attention import PackedStep
+from workers.generation.engine.fused import FusedLayer
+
+if TYPE_CHECKING:
+    from workers.generation.engine.cpu.tape import Tape
+
+LEAST_ROWS = 64  # that a recording is made for
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What the layers do to the rows in `before`; what comes of them is in `after`. `room`: for adapters' ranks."""
+
+    tape: "Tape"
+    before: Tensor
+    after: Tensor
+    room: int
+
+
+class FusedStack(nn.Module):
+    """In place of the model's layers. Steps with adapters have a recording of their own: their calls are more."""
+
+    def __init__(self, layers: Sequence[FusedLayer], adapters: StepAdapters) -> None:
+        super().__init__()
+        self.own = nn.ModuleList(layers)
+        self._layers, self._adapters = list(layers), adapters
+        self._shape = layers[0].attention.shape
+        self._recordings: dict[bool, Recording] = {}
+
+    def forward(
+        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: PackedStep, **_: object
+    ) -> Tensor:
+        """`[1, rows, hidden]` → the same, in memory that the next step writes again."""
+        rows, adapters = hidden_states.shape[1], self._adapters
+        recording = self._recordings.get(adapters.room > 0)
+        if recording is None or recording.tape.capacity < rows or recording.room < adapters.room:
+            recording = self._record(hidden_states, position_embeddings, step)
+            self._recordings[adapters.room > 0] = recording
+        recording.before[:, :rows] = hidden_states
+        cos, sin = (each.contiguous() for each in position_embeddings)
+        values = {"rows": rows, "cos": cos.data_ptr(), "sin": sin.data_ptr(), "places": step.places.data_ptr()}
+        recording.tape.play(values | step.plan.arguments(self._shape) | adapters.arguments())
+        return recording.after[:, :rows]
+
+    def _record(self, like: Tensor, positions: tuple[Tensor, Tensor], step: PackedStep) -> Recording:
+        from workers.generation.engine.cpu.tape import Tape
+
+        capacity = max(LEAST_ROWS, 1 << (like.shape[1] - 1).bit_length())
+        tape = Tape(capacity)
+        before = hidden = torch.zeros(1, capacity, like.shape[2], dtype=like.dtype)
+        for layer in self._layers:
+            tape.next_layer()
+            hidden = layer.forward(hidden, position_embeddings=positions, step=step, on=tape)
+        return Recording(tape, before, hidden, self._adapters.room)
