@@ -25,7 +25,8 @@ class Form(Enum):
 class Product:
     """x `[1, rows, in]` · weightᵀ + bias → `[1, rows, out]`; holds the weights once, in the form it uses."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, form: Form) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, form: Form, place: Callable[[Tensor], Tensor]) -> None:
+        """`place` gives our own kernels' weights their memory."""
         self.out_features, self.in_features = weight.shape
         self._bias, self._own = bias, form is not Form.LIBRARY
         self._one_dnn = not self._own and weight.device.type == "cpu" and weight.dtype == torch.bfloat16
@@ -34,11 +35,11 @@ class Product:
         if form is Form.PANELS:
             from workers.generation.engine.cpu import multiply
 
-            self._weight, self._multiply = multiply.pack(weight), multiply.multiply
+            self._weight, self._multiply = multiply.pack(weight, place), multiply.multiply
         elif form is Form.INT8:
             from workers.generation.engine.cpu import int8
 
-            self._weight, self._multiply = int8.pack(weight), int8.multiply
+            self._weight, self._multiply = int8.pack(weight, place), int8.multiply
         elif self._one_dnn:
             # oneDNN's own layout: plain weights would be re-ordered on each call.
             self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous())

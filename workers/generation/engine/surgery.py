@@ -9,6 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from workers.generation.engine import fused
 from workers.generation.engine.adapters import AdapterLinear, Part, StepAdapters
+from workers.generation.engine.cpu.huge_pages import HugePages
 from workers.generation.engine.linear import Form, Product
 from workers.generation.engine.stack import FusedStack
 
@@ -35,6 +36,9 @@ class Surgeon:
     form: Form
     linears: list[AdapterLinear] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self._place = HugePages().place
+
     def operate(self) -> list[AdapterLinear]:
         """The adapter-aware linears in order."""
         if self.kernels:
@@ -50,7 +54,7 @@ class Surgeon:
                 self._replace(name, self._join(name, [""]))
         if isinstance(head, nn.Linear):
             bias = None if head.bias is None else head.bias.detach()
-            self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.form)))
+            self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.form, self._place)))
         return self.linears
 
     def _stack(self) -> None:
@@ -86,7 +90,9 @@ class Surgeon:
         if any(own is not None for _, own in pairs):
             bias = torch.cat([weight.new_zeros(weight.shape[0]) if own is None else own for weight, own in pairs])
         weight = pairs[0][0] if len(pairs) == 1 else torch.cat([weight for weight, _ in pairs])
-        self.linears.append(AdapterLinear(len(self.linears), parts, Product(weight, bias, self.form), self.step))
+        self.linears.append(
+            AdapterLinear(len(self.linears), parts, Product(weight, bias, self.form, self._place), self.step)
+        )
         return self.linears[-1]
 
     def _replace(self, name: str, module: nn.Module) -> None:

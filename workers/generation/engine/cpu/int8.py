@@ -6,6 +6,7 @@ its own group only. Sums of whole numbers are exact and groups are added in orde
 on its company. What adapters change is made of the row as it was, in the model's own precision.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,13 +53,13 @@ class Int8:
     scales: Tensor
 
 
-def pack(weight: Tensor) -> Int8:
+def pack(weight: Tensor, place: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Int8:
     """`[out, in]`, rounded to the nearest of 255 values of each output."""
     outer, inner = weight.shape
     scales = weight.abs().amax(1).float().clamp_min(TINY) / 127
     whole = (weight.float() / scales[:, None]).round_().add_(128).to(torch.uint8)
     padded = torch.nn.functional.pad(whole, (0, -inner % GROUP, 0, -outer % PANEL), value=128)
-    return Int8(into_panels(padded), torch.nn.functional.pad(scales, (0, -outer % PANEL)))
+    return Int8(place(into_panels(padded)), torch.nn.functional.pad(scales, (0, -outer % PANEL)))
 
 
 def multiply(
@@ -207,7 +208,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
                 for j in range(PANEL):
                     own[j] = (own[j] - too_much) * scale[j]
             if a[10] != 0:
-                add_changes(x, a, first, count, task % panels, address)
+                add_changes(x, a, first, count, task % panels, False, 0, address)
             for r in range(count):
                 finish(x, a, out, total[r * PANEL : r * PANEL + width], (first + r) * outer + column, column)
 

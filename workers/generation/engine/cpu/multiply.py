@@ -6,6 +6,7 @@ added up in the same order, however many share the call: a token does not depend
 added to the same sums before they are rounded (see `low_rank.py`).
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,18 +35,19 @@ from workers.generation.engine.kernel_calls import NOW, Argument, Caller
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
 ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
 AHEAD = 16 * STEP
-_times = MULTIPLY[4]
+HALF = STEP // 2
+_times, _times_half = MULTIPLY[4], MULTIPLY[2]
 
 
-def pack(weight: Tensor) -> Tensor:
-    """`[out, in]` → panels; the last one is filled up with zeros."""
-    return into_panels(torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL)))
+def pack(weight: Tensor, place: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Tensor:
+    """`[out, in]` → panels in memory that `place` gives; the last one is filled up with zeros."""
+    return place(into_panels(torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL))))
 
 
 def into_panels(weight: Tensor) -> Tensor:
     """`[panels · PANEL, in]` → `[panels, in / PACK, PANEL, PACK]`."""
     words = 4 // weight.itemsize
-    return weight.view(-1, PANEL, weight.shape[1] // words, words).transpose(1, 2).contiguous()
+    return weight.view(-1, PANEL, weight.shape[1] // words, words).transpose(1, 2)
 
 
 def multiply(
@@ -109,8 +111,32 @@ def rows_of_task(rows: Any, panels: Any, threads: Any) -> Any:
 
 
 @compiled
-def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: Any) -> None:
-    """Of `count` rows from `first` on, in one panel; neighbours of one adapter together."""
+def times(  # type: ignore[no-untyped-def]
+    like, half, rows, row, row_stride, panel, panel_stride, words, out, add, ahead, ahead_stride
+):
+    """Rows times a panel, or half of one, onto what is in `out` or not."""
+    if half:
+        _times_half(like, rows, row, row_stride, panel, panel_stride, words, out, STEP, add, ahead, ahead_stride)
+    else:
+        _times(like, rows, row, row_stride, panel, panel_stride, words, out, STEP, add, ahead, ahead_stride)
+
+
+@compiled
+def cut(task: Any, panels: Any, pieces: Any, threads: Any) -> Any:
+    """Panel, piece of the rows, first byte in a panel's lines, whether only half a panel; panel −1: no such task.
+
+    A row's panels are shared out one by one, but the last few that do not go round in halves.
+    """
+    whole = panels - panels % threads if pieces == 1 else panels
+    if task < whole * pieces:
+        return task % panels, task // panels, 0, False
+    panel, byte = whole + (task - whole) // 2, (task - whole) % 2 * HALF
+    return (panel if pieces == 1 and panel < panels else -1), 0, byte, True
+
+
+@compiled
+def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any, byte: Any, total: Any) -> None:
+    """Of `count` rows from `first` on, in one panel or half of one; neighbours of one adapter together."""
     owners, tables, parts, rank = carray(as_i64(a[11]), a[6]), carray(as_i64(a[12]), ALL), a[15], a[16]
     pack, row = pack_of(like), 0
     size = 4 // pack
@@ -123,9 +149,9 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, total: An
             inside, width = panel - tables[place + 3], tables[place + 4]
             if tables[place + 2] > 0 and 0 <= inside < width:
                 low = a[10] + ((first + begin) * parts + part) * rank * size
-                change, words = tables[place + 1] + inside * STEP, tables[place + 2] // pack
-                into, stride = total + begin * STEP, width * STEP
-                _times(like, row - begin, low, parts * rank * size, change, stride, words, into, STEP, 1, change, 0)
+                change, words = tables[place + 1] + inside * STEP + byte, tables[place + 2] // pack
+                into, stride = total + begin * STEP + byte, width * STEP
+                times(like, half, row - begin, low, parts * rank * size, change, stride, words, into, 1, change, 0)
 
 
 @compiled
@@ -158,12 +184,12 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
     pieces = (rows + per_task - 1) // per_task
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
-    following = take(pointer, 1)
-    while following < panels * pieces:
-        task, following = following, take(pointer, 1)
-        column, begin = task % panels * PANEL, task // panels * per_task
-        end, width = min(begin + per_task, rows), min(PANEL, outer - column)
-        panel, later = a[2] + task % panels * words * STEP, a[2] + following % panels * words * STEP
+    number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])
+    while number >= 0:
+        following = cut(take(pointer, 1), panels, pieces, a[7])
+        begin, column = piece * per_task, number * PANEL + byte // 4
+        end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, max(outer - column, 0))
+        panel, later = a[2] + number * words * STEP + byte, a[2] + max(following[0], 0) * words * STEP
         passes = (end - begin + MOST - 1) // MOST
         for at in range(passes):
             first = begin + at * MOST
@@ -172,11 +198,13 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
             if passes == 1:
                 ahead, stride = panel + AHEAD, STEP
             source = a[1] + first * words * 4
-            _times(x, count, source, 4 * words, panel, STEP, words, address, STEP, 0, ahead, stride)
+            times(x, half, count, source, 4 * words, panel, STEP, words, address + byte, 0, ahead, stride)
             if a[10] != 0:
-                add_changes(x, a, first, count, task % panels, address)
+                add_changes(x, a, first, count, number, half, byte, address)
             for r in range(count):
-                finish(x, a, out, total[r * PANEL : r * PANEL + width], (first + r) * outer + column, column)
+                own = total[r * PANEL + byte // 4 : r * PANEL + byte // 4 + width]
+                finish(x, a, out, own, (first + r) * outer + column, column)
+        number, piece, byte, half = following
 
 
 def _multiply_bf16(pointer: Any) -> None:
