@@ -24,12 +24,13 @@ from workers.generation.engine.cpu.scalar import (
     take,
     typed,
 )
-from workers.generation.engine.cpu.tile import LANES, MULTIPLY, greatest
+from workers.generation.engine.cpu.soften import LEAST, of_kind
+from workers.generation.engine.cpu.tile import LANES, MULTIPLY
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 STRETCH = 4 * PAGE
 ROWS = 48  # of one task: queries of some positions times the heads of a group
-LEAST = np.float32(-3.0e38)
+_soften, _LEAST = of_kind(STRETCH // LANES), np.float32(LEAST)
 _score, _weigh_four, _weigh_one = MULTIPLY[PAGE // LANES], MULTIPLY[4], MULTIPLY[1]
 
 
@@ -57,35 +58,6 @@ def _weigh(like: Any, rows: Any, weights: Any, stride: Any, page: Any, width: An
 
 
 @compiled
-def _soften(scores: Any, weights: Any, result: Any, before: Any, begin: Any, end: Any, scale: Any) -> Any:
-    """One row: positions `[begin, end)` of the stretch are seen, by weights relative to the maximum so far. Returns
-    that maximum, the sum of the weights, and the factor by which earlier ones shrink."""
-    for j in range(begin):
-        scores[j] = LEAST
-    for j in range(end, scores.size):
-        scores[j] = LEAST
-    most = max(before, greatest(scores.ctypes.data, scores.size) * scale)
-    total = np.float32(0)
-    for page in range(0, scores.size, PAGE):  # of one length, so that the order of the sum is the same for any end
-        line, own = scores[page : page + PAGE], weights[page : page + PAGE]
-        added = np.float32(0)
-        for j in range(PAGE):
-            # Times 0 where nothing is to be seen: pages are reused, and what another sequence left in one may be huge.
-            weight = exp(line[j] * scale - most) * np.float32(begin <= page + j < end)
-            line[j] = weight
-            added += weight
-        for j in range(PAGE):
-            store(own, j, line[j])
-        total += added
-    shrink = np.float32(1)
-    if most > before:
-        shrink = exp(before - most)
-        for d in range(result.size):
-            result[d] *= shrink
-    return most, total, shrink
-
-
-@compiled
 def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
     """Arguments: 1 queries (with keys and values behind them), 2 key pages, 3 value pages, 4 output, 5 heads,
     6 kv_heads, 7 head_dim, 8 window (0: none), 9 scale, 10 tasks `[n, 4]`: first row, rows, position of the first,
@@ -101,10 +73,10 @@ def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
     queries_own = np.empty(most_rows * head_dim * size // 4, dtype=np.uint32)
     weights_own = np.empty(most_rows * STRETCH * size // 4, dtype=np.uint32)
     scores, result = np.empty(most_rows * STRETCH, dtype=np.float32), np.empty(most_rows * width, dtype=np.float32)
-    most, total = np.empty(most_rows, dtype=np.float32), np.empty(most_rows, dtype=np.float32)
+    most, sums = np.empty(most_rows, dtype=np.float32), np.empty(most_rows * LANES, dtype=np.float32)
     queries, weights_at, scores_at = queries_own.ctypes.data, weights_own.ctypes.data, scores.ctypes.data
-    result_at = result.ctypes.data
-    scaled, weights = typed(query, queries), typed(query, weights_at)
+    result_at, sums_at = result.ctypes.data, sums.ctypes.data
+    scaled = typed(query, queries)
     row_stride, out_stride = (heads + 2 * kv_heads) * head_dim, heads * head_dim
     while True:
         at = take(pointer, 1)
@@ -120,7 +92,9 @@ def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
             for d in range(group * head_dim):
                 target[d] = source[d]
         for r in range(rows):
-            most[r], total[r] = LEAST, np.float32(0)
+            most[r] = _LEAST
+        for j in range(rows * LANES):
+            sums[j] = np.float32(0)
         for d in range(rows * width):
             result[d] = np.float32(0)
         end = start + count
@@ -136,30 +110,32 @@ def _attend(pointer: Any, query: Any, keys: Any, output: Any) -> None:
                 position = start + r // group
                 low = max(position + 1 - window - stretch, 0) if window > 0 else 0
                 high = min(max(position + 1 - stretch, 0), pages * PAGE)
-                low = min(low, high)
-                if high > low:
-                    line = scores[r * STRETCH : r * STRETCH + pages * PAGE]
-                    most[r], added, shrink = _soften(
-                        line,
-                        weights[r * STRETCH : r * STRETCH + pages * PAGE],
-                        result[r * width : (r + 1) * width],
-                        most[r],
-                        low,
-                        high,
-                        scale,
-                    )
-                    total[r] = total[r] * shrink + added
-                else:
-                    for j in range(r * STRETCH, r * STRETCH + pages * PAGE):
-                        store(weights, j, np.float32(0))
+                before = most[r]
+                most[r] = _soften(
+                    keys,
+                    scores_at + 4 * STRETCH * r,
+                    weights_at + size * STRETCH * r,
+                    sums_at + 4 * LANES * r,
+                    min(low, high),
+                    high,
+                    scale,
+                    before,
+                )
+                if most[r] > before:
+                    shrink = exp(before - most[r])
+                    for d in range(r * width, (r + 1) * width):
+                        result[d] *= shrink
             for p in range(pages):
                 block = table[stretch // PAGE + p] * kv_heads + head
                 page = a[3] + block * value_page
                 _weigh(keys, rows, weights_at + PAGE * size * p, STRETCH * size, page, width, PAGE // pack, result_at)
         for r in range(rows):
             target = output[(first_row + r // group) * out_stride + (head * group + r % group) * head_dim :]
+            total = np.float32(0)
+            for j in range(r * LANES, (r + 1) * LANES):
+                total += sums[j]
             for d in range(head_dim):
-                store(target, d, result[r * width + d] / total[r])
+                store(target, d, result[r * width + d] / total)
 
 
 def _attend_bf16(pointer: Any) -> None:

@@ -29,14 +29,14 @@ BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
 WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
 
 
-class _BFloat(ir.Type):
+class BFloat(ir.Type):
     """LLVM's bf16, which llvmlite cannot name."""
 
     def _to_string(self) -> str:
         return "bfloat"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
+        return isinstance(other, BFloat)
 
     def __hash__(self) -> int:
         return hash("bfloat")
@@ -53,7 +53,7 @@ def _multiply_add(builder: Any, row: Any, line: Any, total: Any) -> Any:
 
 def _multiply_add_pairs(builder: Any, row: Any, line: Any, total: Any) -> Any:
     if HAS_PAIRS:
-        pairs = ir.VectorType(_BFloat(), 2 * LANES)
+        pairs = ir.VectorType(BFloat(), 2 * LANES)
         kind = ir.FunctionType(FLOATS, [FLOATS, pairs, pairs])
         dot = get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
         return builder.call(dot, [total, builder.bitcast(row, pairs), builder.bitcast(line, pairs)])
@@ -165,33 +165,6 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         return types.void(*[types.int64] * 10), generate
 
     return run
-
-
-@intrinsic
-def greatest(_: Any, address: Any, count: Any) -> Any:
-    """The maximum of `count` fp32 numbers, a multiple of LANES: numba would compare them one by one."""
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        base = builder.inttoptr(arguments[0], FLOATS.as_pointer())
-        entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
-        first = builder.load(base, align=4)
-        builder.branch(loop)
-        builder.position_at_end(loop)
-        at, most = builder.phi(LONG), builder.phi(FLOATS)
-        line = builder.load(builder.gep(base, [at]), align=4)
-        greater = builder.select(builder.fcmp_ordered(">", line, most), line, most)
-        following = builder.add(at, LONG(1))
-        builder.cbranch(builder.icmp_signed("<", following, builder.sdiv(arguments[1], LONG(LANES))), loop, end)
-        at.add_incoming(LONG(0), entry)
-        at.add_incoming(following, loop)
-        most.add_incoming(first, entry)
-        most.add_incoming(greater, loop)
-        builder.position_at_end(end)
-        kind = ir.FunctionType(ir.FloatType(), [FLOATS])
-        reduce = get_or_insert_function(builder.module, kind, "llvm.vector.reduce.fmax.v16f32")
-        return builder.call(reduce, [greater])
-
-    return types.float32(types.int64, types.int64), codegen
 
 
 def dots(kind: str) -> Any:
