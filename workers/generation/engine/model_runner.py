@@ -76,7 +76,9 @@ class ModelRunner:
             cpu.prepare(self.dtype, form)
         self._panels = form is not Form.LIBRARY
         self._step = StepAdapters()
-        linears = Surgeon(self.model, self._step, self.kernels, form).operate()
+        surgeon = Surgeon(self.model, self._step, self.kernels, form)
+        linears = surgeon.operate()
+        self._decoder = surgeon.decoder()
         self._format = AdapterFormat(linears, self.dtype, self.device, self._panels)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
@@ -104,13 +106,11 @@ class ModelRunner:
                 wanted.append(len(ids) - 1)
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.length) for chunk in batch.chunks])
         self._step.set(self._runs(batch.chunks), len(ids), self._panels)
-        output = self.model(
-            input_ids=self._tensor([ids]),
-            position_ids=self._tensor(positions)[None],
-            use_cache=False,
-            logits_to_keep=self._tensor(wanted),
-            step=self._pack(batch.chunks, positions),
-        )
+        tokens, places, rows = self._tensor([ids]), self._tensor(positions)[None], self._tensor(wanted)
+        step = self._pack(batch.chunks, positions)
+        if self._decoder is not None:
+            return self._decoder.logits(tokens, places, rows, step)
+        output = self.model(input_ids=tokens, position_ids=places, use_cache=False, logits_to_keep=rows, step=step)
         logits: Tensor = output.logits[0].float()
         return logits
 

@@ -1,11 +1,11 @@
-"""All layers of a fused model as one module: their kernels are recorded once and played as one (`cpu/tape.py`)."""
+"""A model whose every layer is fused: the layers' kernels are recorded once and played as one (`cpu/tape.py`)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workers.generation.engine.adapters import StepAdapters
 from workers.generation.engine.attention import PackedStep
@@ -13,6 +13,7 @@ from workers.generation.engine.fused import FusedLayer
 
 if TYPE_CHECKING:
     from workers.generation.engine.cpu.tape import Tape
+    from workers.generation.engine.surgery import PlainLinear
 
 LEAST_ROWS = 64  # that a recording is made for
 
@@ -27,27 +28,23 @@ class Recording:
     room: int
 
 
-class FusedStack(nn.Module):
-    """In place of the model's layers. Steps with adapters have a recording of their own: their calls are more."""
+class FusedStack:
+    """A model's layers. Steps with adapters have a recording of their own: their calls are more."""
 
     def __init__(self, layers: Sequence[FusedLayer], adapters: StepAdapters) -> None:
-        super().__init__()
-        self.own = nn.ModuleList(layers)
-        self._layers, self._adapters = list(layers), adapters
+        self._layers, self._adapters = layers, adapters
         self._shape = layers[0].attention.shape
         self._recordings: dict[bool, Recording] = {}
 
-    def forward(
-        self, hidden_states: Tensor, *, position_embeddings: tuple[Tensor, Tensor], step: PackedStep, **_: object
-    ) -> Tensor:
-        """`[1, rows, hidden]` → the same, in memory that the next step writes again."""
-        rows, adapters = hidden_states.shape[1], self._adapters
+    def __call__(self, hidden: Tensor, positions: tuple[Tensor, Tensor], step: PackedStep) -> Tensor:
+        """`[1, rows, hidden]` → the same, in memory that the next step writes again. `positions`: cos and sin."""
+        rows, adapters = hidden.shape[1], self._adapters
         recording = self._recordings.get(adapters.room > 0)
         if recording is None or recording.tape.capacity < rows or recording.room < adapters.room:
-            recording = self._record(hidden_states, position_embeddings, step)
+            recording = self._record(hidden, positions, step)
             self._recordings[adapters.room > 0] = recording
-        recording.before[:, :rows] = hidden_states
-        cos, sin = (each.contiguous() for each in position_embeddings)
+        recording.before[:, :rows] = hidden
+        cos, sin = (each.contiguous() for each in positions)
         values = {"rows": rows, "cos": cos.data_ptr(), "sin": sin.data_ptr(), "places": step.places.data_ptr()}
         recording.tape.play(values | step.plan.arguments(self._shape) | adapters.arguments())
         return recording.after[:, :rows]
@@ -62,3 +59,17 @@ class FusedStack(nn.Module):
             tape.next_layer()
             hidden = layer.forward(hidden, position_embeddings=positions, step=step, on=tape)
         return Recording(tape, before, hidden, self._adapters.room)
+
+
+class FusedDecoder:
+    """What a model of such layers is besides them, without the wrappers around it."""
+
+    def __init__(self, decoder: Any, head: "PlainLinear", layers: Sequence[FusedLayer], adapters: StepAdapters) -> None:
+        self._embed, self._rotate, self._norm, self._head = decoder.embed_tokens, decoder.rotary_emb, decoder.norm, head
+        self._stack = FusedStack(layers, adapters)
+
+    def logits(self, ids: Tensor, positions: Tensor, wanted: Tensor, step: PackedStep) -> Tensor:
+        """ids and positions `[1, rows]`; wanted: rows of which logits are returned → `[wanted rows, vocabulary]`."""
+        hidden = self._embed(ids)
+        hidden = self._stack(hidden, self._rotate(hidden, positions), step)
+        return self._head.forward(self._norm.forward(hidden[:, wanted]))[0]

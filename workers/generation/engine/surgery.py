@@ -11,7 +11,7 @@ from workers.generation.engine import fused
 from workers.generation.engine.adapters import AdapterLinear, Part, StepAdapters
 from workers.generation.engine.cpu.huge_pages import HugePages
 from workers.generation.engine.linear import Form, Product
-from workers.generation.engine.stack import FusedStack
+from workers.generation.engine.stack import FusedDecoder
 
 
 class PlainLinear(nn.Module):
@@ -47,7 +47,6 @@ class Surgeon:
             for name, module in list(self.model.named_modules()):
                 if fused.is_fused_layer(module):
                     self._replace(name, fused.FusedLayer(module))
-            self._stack()
         head = self.model.get_output_embeddings()
         for name, module in list(self.model.named_modules()):
             if isinstance(module, nn.Linear | Conv1D) and module is not head:
@@ -57,13 +56,13 @@ class Surgeon:
             self.model.set_output_embeddings(PlainLinear(Product(head.weight.detach(), bias, self.form, self._place)))
         return self.linears
 
-    def _stack(self) -> None:
-        """All layers as one, where our kernels do all of their work."""
-        decoder = self.model.get_decoder()
-        layers = [layer for layer in getattr(decoder, "layers", [])]
-        own = [layer for layer in layers if isinstance(layer, fused.FusedLayer)]
-        if own and len(own) == len(layers) and self.form is not Form.LIBRARY:
-            decoder.layers = nn.ModuleList([FusedStack(own, self.step)])
+    def decoder(self) -> FusedDecoder | None:
+        """After the operation: the whole model, where our kernels do all of its layers' work."""
+        body, head = self.model.get_decoder(), self.model.get_output_embeddings()
+        layers = list(getattr(body, "layers", []))
+        fused_layers = [layer for layer in layers if isinstance(layer, fused.FusedLayer)]
+        whole = layers and len(fused_layers) == len(layers) and self.form is not Form.LIBRARY
+        return FusedDecoder(body, head, fused_layers, self.step) if whole and isinstance(head, PlainLinear) else None
 
     def _fuse(self, name: str, module: nn.Module) -> None:
         activation = str(
