@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.generation.tiny import ask, prompts, reference, start_engine
+from tests.generation.tiny import Held, ask, prompts, reference, start_engine
 from workers.generation.engine import cpu
 
 
@@ -46,6 +46,20 @@ def test_preempted_and_chunked_answers_are_the_same(family: Path) -> None:
     assert cramped.stats().preemptions > 0
     assert cramped.stats().blocks_used == 0
     cramped.close()
+
+
+def test_a_step_of_more_rows_than_any_before_changes_nothing(family: Path) -> None:
+    engine = start_engine(family, max_batch_tokens=512)
+    jobs = [(ids, None if i % 5 == 4 else f"a{i % 5}") for i, ids in enumerate(prompts(16))]
+    assert len(jobs[0][0]) < 64 < sum(len(ids) for ids, _ in jobs)
+    ask(engine, *jobs[0]).wait()
+    held = Held()
+    ask(engine, jobs[4][0], on_event=held)
+    with held:
+        answers = [ask(engine, ids, adapter) for ids, adapter in jobs]
+    got = [answer.wait().ids() for answer in answers]
+    engine.close()
+    assert got == [reference(family, adapter, ids, 24) for ids, adapter in jobs]
 
 
 def test_where_onednn_multiplies_the_other_kernels_still_serve(family: Path, monkeypatch: pytest.MonkeyPatch) -> None:

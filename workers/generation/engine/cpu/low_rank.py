@@ -1,8 +1,8 @@
 """The first half of low-rank updates, x · Aᵀ, of many adapters in one call; `multiply.py` adds the second, · B.
 
 A is kept as `[rank, in]`, rows filled up with zeros to whole vectors and ranks to a multiple of RANKS; B as panels of
-the product that it changes, `[rank / PACK, columns, PACK]`, zeros where a panel is not its own (PACK numbers fill a
-32-bit word).
+the product that it changes, `[panels, rank / PACK, PANEL, PACK]`, zeros where a panel is not its own (PACK numbers fill
+a 32-bit word).
 """
 
 from dataclasses import dataclass
@@ -46,15 +46,15 @@ def pack_down(a: Tensor) -> Tensor:
 
 
 def pack_up(b: Tensor, begin: int) -> Tensor:
-    """`[rank, width]`, for the product's columns from `begin` on → its panels, `[rank / PACK, columns, PACK]`."""
+    """`[rank, width]`, for the product's columns from `begin` on → its panels."""
     words, before = 4 // b.itemsize, begin % PANEL
     padded = torch.nn.functional.pad(b, (before, -(before + b.shape[1]) % PANEL, 0, -b.shape[0] % RANKS))
-    return padded.view(-1, words, padded.shape[1]).transpose(1, 2).contiguous()
+    return padded.view(-1, words, padded.shape[1] // PANEL, PANEL).permute(2, 0, 3, 1).contiguous()
 
 
 def entry(a: Tensor, b: Tensor, begin: int) -> list[int]:
     """Packed factors of a part as the kernels find them in the table: addresses, rank, first panel, panels."""
-    return [a.data_ptr(), b.data_ptr(), a.shape[0], begin // PANEL, b.shape[1] // PANEL]
+    return [a.data_ptr(), b.data_ptr(), a.shape[0], begin // PANEL, b.shape[0]]
 
 
 def reduce(x: Tensor, changes: Changes, on: Caller) -> Tensor:

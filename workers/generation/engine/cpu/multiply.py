@@ -144,14 +144,17 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any
         owner, begin = owners[first + row], row
         while row < count and owners[first + row] == owner:
             row += 1
+        following = owners[first + row] if row < count else owner
         for part in range(parts if owner >= 0 else 0):
             place = owner * a[13] + a[14] + part * ENTRY
             inside, width = panel - tables[place + 3], tables[place + 4]
             if tables[place + 2] > 0 and 0 <= inside < width:
                 low = a[10] + ((first + begin) * parts + part) * rank * size
-                change, words = tables[place + 1] + inside * STEP + byte, tables[place + 2] // pack
-                into, stride = total + begin * STEP + byte, width * STEP
-                times(like, half, row - begin, low, parts * rank * size, change, stride, words, into, 1, change, 0)
+                words, next_place = tables[place + 2] // pack, max(following, 0) * a[13] + a[14] + part * ENTRY
+                offset = inside * words * STEP + byte
+                change, ahead = tables[place + 1] + offset, tables[next_place + 1] + offset
+                into = total + begin * STEP + byte
+                times(like, half, row - begin, low, parts * rank * size, change, STEP, words, into, 1, ahead, STEP)
 
 
 @compiled

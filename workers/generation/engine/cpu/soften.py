@@ -9,13 +9,11 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
+from workers.generation.engine.cpu.scalar import LOG2_E, POWERS
 from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS, BFloat
 
 LEAST = -3.0e38
 SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
-LOG2_E = 1.4426950408889634
-# 2^f for 0 ≤ f < 1, from the highest power on; relative error under 3e-7.
-POWERS = (1.8775767e-3, 8.9893397e-3, 5.5826318e-2, 2.4015361e-1, 6.9315308e-1, 9.9999994e-1)
 
 
 def _all(kind: Any, value: Any) -> Any:

@@ -51,6 +51,8 @@ class Tape:
             if isinstance(argument, Varying):
                 self._places[argument].append(begin + len(own))
             own.append(0 if isinstance(argument, Varying) else argument)
+        if len(own) > WIDTH:
+            raise ValueError("a kernel takes more arguments than a call on tape holds")
         self._calls.append(own + [0] * (WIDTH - len(own)))
 
     def next_layer(self) -> None:

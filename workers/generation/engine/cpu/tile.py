@@ -57,9 +57,10 @@ def _multiply_add_pairs(builder: Any, row: Any, line: Any, total: Any) -> Any:
         kind = ir.FunctionType(FLOATS, [FLOATS, pairs, pairs])
         dot = get_or_insert_function(builder.module, kind, "llvm.x86.avx512bf16.dpbf16ps.512")
         return builder.call(dot, [total, builder.bitcast(row, pairs), builder.bitcast(line, pairs)])
+    # The upper numbers first, as the instruction does: the same bits.
     shift, upper = ir.Constant(WORDS, [16] * LANES), ir.Constant(WORDS, [0xFFFF0000] * LANES)
-    total = _multiply_add(builder, builder.shl(row, shift), builder.shl(line, shift), total)
-    return _multiply_add(builder, builder.and_(row, upper), builder.and_(line, upper), total)
+    total = _multiply_add(builder, builder.and_(row, upper), builder.and_(line, upper), total)
+    return _multiply_add(builder, builder.shl(row, shift), builder.shl(line, shift), total)
 
 
 def _multiply_add_bytes(builder: Any, row: Any, line: Any, total: Any) -> Any:
