@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import jsonschema
 import openai
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from tests.e2e.conftest import BASE, Person
 
@@ -15,6 +15,7 @@ Name = Annotated[str, Field(max_length=20)]
 
 
 class City(BaseModel):
+    model_config = ConfigDict(extra="forbid")  # a property of its own invention may be longer than an answer
     name: Name
     continent: Literal["Africa", "America", "Asia", "Europe", "Oceania"]
 
