@@ -1,6 +1,6 @@
-"""Kernel calls: carried out as they come, or recorded once and then played as one (what CUDA graphs are to a GPU).
+"""Kernel calls recorded once and then played as one (what CUDA graphs are to a GPU).
 
-Between two kernels a step of few sequences would spend a third of its time in Python, waking the threads each time. On
+A step of few sequences would spend a third of its time in Python between the kernels, waking the threads for each. On
 a tape one team of threads goes through all calls of all layers, with a barrier after each. What differs from step to
 step (how many rows, where their positions and adapters are) has a name, and is written into the calls before they play.
 """
