@@ -39,6 +39,10 @@ class Changes:
     parts: int
     room: int
 
+    def arguments(self) -> list[Argument]:
+        """As a kernel's call takes them."""
+        return [self.owners, self.adapters, self.stride, self.begin, self.parts, self.rank]
+
 
 def pack_down(a: Tensor) -> Tensor:
     """`[rank, in]` → as the kernel reads it."""
@@ -66,12 +70,7 @@ def reduce(x: Tensor, changes: Changes, on: Caller) -> Tensor:
         low.data_ptr(),
         x.shape[2],
         on.varying("rows", x.shape[1]),
-        changes.owners,
-        changes.adapters,
-        changes.stride,
-        changes.begin,
-        changes.parts,
-        changes.rank,
+        *changes.arguments(),
     )
     return low
 

@@ -90,17 +90,7 @@ def multiply(
 
 def change_arguments(low: Tensor | None, changes: Changes | None) -> list[Argument]:
     """What `add_changes` reads from 10 on."""
-    if low is None or changes is None:
-        return [0] * 7
-    return [
-        low.data_ptr(),
-        changes.owners,
-        changes.adapters,
-        changes.stride,
-        changes.begin,
-        changes.parts,
-        changes.rank,
-    ]
+    return [0] * 7 if low is None or changes is None else [low.data_ptr(), *changes.arguments()]
 
 
 @compiled
@@ -112,13 +102,13 @@ def rows_of_task(rows: Any, panels: Any, threads: Any) -> Any:
 
 @compiled
 def times(  # type: ignore[no-untyped-def]
-    like, half, rows, row, row_stride, panel, panel_stride, words, out, add, ahead, ahead_stride
+    like, half, rows, row, row_stride, panel, words, out, add, ahead, ahead_stride
 ):
     """Rows times a panel, or half of one, onto what is in `out` or not."""
     if half:
-        _times_half(like, rows, row, row_stride, panel, panel_stride, words, out, STEP, add, ahead, ahead_stride)
+        _times_half(like, rows, row, row_stride, panel, STEP, words, out, STEP, add, ahead, ahead_stride)
     else:
-        _times(like, rows, row, row_stride, panel, panel_stride, words, out, STEP, add, ahead, ahead_stride)
+        _times(like, rows, row, row_stride, panel, STEP, words, out, STEP, add, ahead, ahead_stride)
 
 
 @compiled
@@ -154,7 +144,7 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any
                 offset = inside * words * STEP + byte
                 change, ahead = tables[place + 1] + offset, tables[next_place + 1] + offset
                 into = total + begin * STEP + byte
-                times(like, half, row - begin, low, parts * rank * size, change, STEP, words, into, 1, ahead, STEP)
+                times(like, half, row - begin, low, parts * rank * size, change, words, into, 1, ahead, STEP)
 
 
 @compiled
@@ -201,7 +191,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
             if passes == 1:
                 ahead, stride = panel + AHEAD, STEP
             source = a[1] + first * words * 4
-            times(x, half, count, source, 4 * words, panel, STEP, words, address + byte, 0, ahead, stride)
+            times(x, half, count, source, 4 * words, panel, words, address + byte, 0, ahead, stride)
             if a[10] != 0:
                 add_changes(x, a, first, count, number, half, byte, address)
             for r in range(count):
