@@ -32,8 +32,8 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """The modules of the kernels: as they are, or compiled for a processor that cannot multiply bf16."""
     from numba.core import config
 
-    names = ["tile", "low_rank", "multiply", "int8", "attend", "pages"]
-    tile, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
+    names = ["tile", "soften", "low_rank", "multiply", "int8", "attend", "pages"]
+    tile, soften, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
     if request.param == "with":
         yield kernels
         return
@@ -43,8 +43,9 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr(tile, "HAS_BYTES", False)
         patch.setattr(tile, "DOT", tile.dots_of_kind())
         patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
+        importlib.reload(soften)
         yield [importlib.reload(module) for module in kernels]
-    for module in kernels:
+    for module in [soften, *kernels]:
         importlib.reload(module)
 
 

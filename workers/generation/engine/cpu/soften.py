@@ -9,8 +9,9 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
+from workers.generation.engine.cpu import tile
 from workers.generation.engine.cpu.scalar import LOG2_E, POWERS
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS, BFloat
+from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS
 
 LEAST = -3.0e38
 SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
@@ -18,6 +19,16 @@ SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
 
 def _all(kind: Any, value: Any) -> Any:
     return ir.Constant(kind, [value] * LANES)
+
+
+def _in_bf16(builder: Any, numbers: Any) -> Any:
+    """To nearest, ties to even; LLVM has no conversion where the processor has none."""
+    if tile.HAS_PAIRS:
+        return builder.fptrunc(numbers, ir.VectorType(tile.BFloat(), LANES))
+    bits = builder.bitcast(numbers, WORDS)
+    odd = builder.and_(builder.lshr(bits, _all(WORDS, 16)), _all(WORDS, 1))
+    rounded = builder.add(builder.add(bits, odd), _all(WORDS, 0x7FFF))
+    return builder.trunc(builder.lshr(rounded, _all(WORDS, 16)), ir.VectorType(ir.IntType(16), LANES))
 
 
 def soften(vectors: int, kind: str) -> Any:
@@ -78,9 +89,7 @@ def soften(vectors: int, kind: str) -> Any:
             weight = power(builder.fmul(builder.fsub(line, center), log2_e))
             weight = builder.select(seen[v], weight, _all(FLOATS, 0.0))
             parts.append(weight)
-            stored = weight
-            if kind == "bf16":
-                stored = builder.fptrunc(weight, ir.VectorType(BFloat(), LANES))
+            stored = weight if kind == "fp32" else _in_bf16(builder, weight)
             at = builder.bitcast(builder.gep(weights, [LONG(LANES * size * v)]), stored.type.as_pointer())
             builder.store(stored, at, align=2)
         while len(parts) > 1:
