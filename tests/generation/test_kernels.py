@@ -18,7 +18,7 @@ pytest.importorskip("numba")
 
 DTYPES = [torch.float32, torch.bfloat16]
 CLOSE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
-SIZES = [(1, 576, 960), (7, 30, 65), (13, 64, 64), (100, 96, 130), (6, 2, 1)]
+SIZES = [(1, 576, 960), (7, 30, 65), (13, 64, 64), (32, 64, 160), (100, 96, 130), (6, 2, 1)]
 SHAPES = [Shape(9, 3, 64, 0.125), Shape(4, 2, 24, 0.2, window=40), Shape(5, 5, 16, 0.25), Shape(16, 1, 128, 0.1)]
 
 
@@ -27,22 +27,28 @@ def close(got: Tensor, expected: Tensor) -> bool:
     return bool((got.float() - expected).abs().max() <= CLOSE[got.dtype] * (1 + expected.abs().max()))
 
 
-@pytest.fixture(scope="module", params=["with", "without"])
+@pytest.fixture(scope="module", params=["all", "no matrices", "no bf16"])
 def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The modules of the kernels: as they are, or compiled for a processor that cannot multiply bf16."""
+    """The modules of the kernels: as this processor has them, or compiled for one that multiplies no whole matrices of
+    bf16, or no bf16 at all.
+    """
     from numba.core import config
 
-    names = ["tile", "soften", "low_rank", "multiply", "int8", "attend", "pages"]
-    tile, soften, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
-    if request.param == "with":
+    names = ["amx", "tile", "soften", "low_rank", "multiply", "int8", "attend", "pages"]
+    amx, tile, soften, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
+    if request.param == "all":
         yield kernels
         return
+    if request.param == "no matrices" and not amx.AVAILABLE:
+        pytest.skip("this processor is one")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
-        patch.setattr(tile, "HAS_PAIRS", False)
-        patch.setattr(tile, "HAS_BYTES", False)
-        patch.setattr(tile, "DOT", tile.dots_of_kind())
-        patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
+        patch.setattr(amx, "AVAILABLE", False)
+        if request.param == "no bf16":
+            patch.setattr(tile, "HAS_PAIRS", False)
+            patch.setattr(tile, "HAS_BYTES", False)
+            patch.setattr(tile, "DOT", tile.dots_of_kind())
+            patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
         importlib.reload(soften)
         yield [importlib.reload(module) for module in kernels]
     for module in [soften, *kernels]:

@@ -23,8 +23,10 @@ def serves(device: torch.device, dtype: torch.dtype, config: Any) -> bool:
 
 
 def multiplies(dtype: torch.dtype) -> bool:
-    """Whether our product serves; where the processor multiplies matrices of bf16 itself (AMX), oneDNN uses that."""
-    return dtype != torch.bfloat16 or not torch.cpu.get_capabilities().get("amx_bf16", False)
+    """Whether our product serves: not where the processor multiplies whole matrices (AMX) and only oneDNN may."""
+    from workers.generation.engine.cpu import amx
+
+    return dtype != torch.bfloat16 or amx.AVAILABLE or not torch.cpu.get_capabilities().get("amx_bf16", False)
 
 
 def prepare(dtype: torch.dtype, form: Form) -> None:

@@ -179,7 +179,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
     a = carray(pointer, 19)
     words, outer, rows = a[4], a[5], a[6]
     panels = (outer + PANEL - 1) // PANEL
-    per_task = rows_of_task(rows, panels, a[7])
+    per_task = rows_of_task(rows, panels, a[7], MOST)
     pieces = (rows + per_task - 1) // per_task
     groups = words // WORDS
     like, excess, scales = carray(as_u8(a[1]), ALL), carray(as_f32(a[17]), ALL), carray(as_f32(a[18]), ALL)

@@ -15,6 +15,7 @@ from numba import carray
 from torch import Tensor
 
 from workers.generation.engine import cpu
+from workers.generation.engine.cpu import amx
 from workers.generation.engine.cpu.low_rank import ENTRY, Changes, reduce
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
@@ -40,8 +41,14 @@ _times, _times_half = MULTIPLY[4], MULTIPLY[2]
 
 
 def pack(weight: Tensor, place: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Tensor:
-    """`[out, in]` → panels in memory that `place` gives; the last one is filled up with zeros."""
-    return place(into_panels(torch.nn.functional.pad(weight, (0, 0, 0, -weight.shape[0] % PANEL))))
+    """`[out, in]` → panels in memory that `place` gives, filled up with zeros to whole panels and steps."""
+    outer, inner = weight.shape
+    return place(into_panels(torch.nn.functional.pad(weight, (0, -inner % step_of(weight), 0, -outer % PANEL))))
+
+
+def step_of(weight: Tensor) -> int:
+    """Numbers of a row that are multiplied at a time, at least."""
+    return amx.STEP * 2 if amx.AVAILABLE and weight.dtype == torch.bfloat16 else 1
 
 
 def into_panels(weight: Tensor) -> Tensor:
@@ -67,7 +74,8 @@ def multiply(
     """
     _, rows, inner = x.shape
     result = on.empty(x, outer, torch.float32 if wide else x.dtype)
-    fits = x.is_contiguous() and x.dtype == panels.dtype and inner == panels.shape[1] * panels.shape[3]
+    room = panels.shape[1] * panels.shape[3]
+    fits = x.is_contiguous() and x.dtype == panels.dtype and inner + -inner % step_of(x) == room
     if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
         raise ValueError("a product's input is not of its form")
     if rows:
@@ -94,10 +102,10 @@ def change_arguments(low: Tensor | None, changes: Changes | None) -> list[Argume
 
 
 @compiled
-def rows_of_task(rows: Any, panels: Any, threads: Any) -> Any:
-    """So many that each thread has two tasks at least, or a tile's."""
+def rows_of_task(rows: Any, panels: Any, threads: Any, most: Any) -> Any:
+    """So many that each thread has two tasks at least, or the `most` of a pass."""
     shared = rows * panels // (2 * threads)
-    return max(1, min(rows, ROWS, max(MOST, shared // MOST * MOST)))
+    return max(1, min(rows, ROWS, max(most, shared // most * most)))
 
 
 @compiled
@@ -149,7 +157,7 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any
 
 @compiled
 def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
-    """A row's sums in one panel, plus bias and onto, into `out` at `place`; `a`: see `_multiply`."""
+    """A row's sums in one panel, plus bias and onto, into `out` at `place`; `a`: see `product`."""
     width = len(own)
     target = out[place : place + width]
     if a[8] != 0:
@@ -164,50 +172,88 @@ def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
         store(target, j, own[j])
 
 
+def product(most: int, step: int, begin_passes: Any, one_pass: Any, end_passes: Any) -> Any:
+    """The product whose passes take at most so many rows, and words of a row in steps of so many."""
+
+    @compiled
+    def run(pointer: Any, x: Any, out: Any) -> None:
+        """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 threads, 8 bias, 9 onto; 10 low (0:
+        no adapters), 11 owners, 12 tables, 13 their stride, 14 where this product's begin, 15 parts, 16 the highest
+        rank: see `low_rank.py`.
+        """
+        a = carray(pointer, 17)
+        own_words, outer, rows = a[4], a[5], a[6]
+        words = (own_words + step - 1) // step * step
+        panels = (outer + PANEL - 1) // PANEL
+        per_task = rows_of_task(rows, panels, a[7], most)
+        pieces = (rows + per_task - 1) // per_task
+        total, spare = np.empty(most * PANEL, dtype=np.float32), np.zeros(most * words, dtype=np.uint32)
+        address = total.ctypes.data
+        begin_passes()
+        number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])
+        while number >= 0:
+            following = cut(take(pointer, 1), panels, pieces, a[7])
+            begin, column = piece * per_task, number * PANEL + byte // 4
+            end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, max(outer - column, 0))
+            panel, later = a[2] + number * words * STEP + byte, a[2] + max(following[0], 0) * words * STEP
+            passes = (end - begin + most - 1) // most
+            for at in range(passes):
+                first = begin + at * most
+                count = min(most, end - first)
+                ahead, stride = later + words // passes * at * STEP, STEP // passes
+                if passes == 1:
+                    ahead, stride = panel + AHEAD, STEP
+                source = a[1] + first * own_words * 4
+                one_pass(
+                    x, half, count, source, own_words, panel, words, address + byte, spare.ctypes.data, ahead, stride
+                )
+                if a[10] != 0:
+                    add_changes(x, a, first, count, number, half, byte, address)
+                for r in range(count):
+                    own = total[r * PANEL + byte // 4 : r * PANEL + byte // 4 + width]
+                    finish(x, a, out, own, (first + r) * outer + column, column)
+            number, piece, byte, half = following
+        end_passes()
+
+    return run
+
+
 @compiled
-def _multiply(pointer: Any, x: Any, out: Any) -> None:
-    """Arguments: 1 x, 2 panels, 3 out, 4 words of a row, 5 outputs, 6 rows, 7 threads, 8 bias, 9 onto; 10 low (0: no
-    adapters), 11 owners, 12 tables, 13 their stride, 14 where this product's begin, 15 parts, 16 the highest rank: see
-    `low_rank.py`.
-    """
-    a = carray(pointer, 17)
-    words, outer, rows = a[4], a[5], a[6]
-    panels = (outer + PANEL - 1) // PANEL
-    per_task = rows_of_task(rows, panels, a[7])
-    pieces = (rows + per_task - 1) // per_task
-    total = np.empty(MOST * PANEL, dtype=np.float32)
-    address = total.ctypes.data
-    number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])
-    while number >= 0:
-        following = cut(take(pointer, 1), panels, pieces, a[7])
-        begin, column = piece * per_task, number * PANEL + byte // 4
-        end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, max(outer - column, 0))
-        panel, later = a[2] + number * words * STEP + byte, a[2] + max(following[0], 0) * words * STEP
-        passes = (end - begin + MOST - 1) // MOST
-        for at in range(passes):
-            first = begin + at * MOST
-            count = min(MOST, end - first)
-            ahead, stride = later + words // passes * at * STEP, STEP // passes
-            if passes == 1:
-                ahead, stride = panel + AHEAD, STEP
-            source = a[1] + first * words * 4
-            times(x, half, count, source, 4 * words, panel, words, address + byte, 0, ahead, stride)
-            if a[10] != 0:
-                add_changes(x, a, first, count, number, half, byte, address)
-            for r in range(count):
-                own = total[r * PANEL + byte // 4 : r * PANEL + byte // 4 + width]
-                finish(x, a, out, own, (first + r) * outer + column, column)
-        number, piece, byte, half = following
+def _nothing() -> None:
+    pass
+
+
+@compiled
+def _plain_pass(  # type: ignore[no-untyped-def]
+    like, half, rows, row, own_words, panel, words, out, spare, ahead, ahead_stride
+):
+    times(like, half, rows, row, 4 * own_words, panel, words, out, 0, ahead, ahead_stride)
+
+
+@compiled
+def _pass_of_tiles(  # type: ignore[no-untyped-def]
+    like, half, rows, row, own_words, panel, words, out, spare, ahead, ahead_stride
+):
+    if rows % amx.TILE or words != own_words:
+        amx.fill(rows, row, own_words, spare, words)
+        row = spare
+    amx.times(half, rows, row, 4 * words, panel, words, out, 0, ahead, ahead_stride)
+
+
+_multiply = product(MOST, 1, _nothing, _plain_pass, _nothing)
+_multiply_tiles = _multiply
+if amx.AVAILABLE:
+    _multiply_tiles = product(amx.ROWS, amx.STEP, amx.configure, _pass_of_tiles, amx.release)
 
 
 def _multiply_bf16(pointer: Any) -> None:
     a = carray(pointer, 4)
-    _multiply(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[3]), ALL))
+    _multiply_tiles(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[3]), ALL))
 
 
 def _multiply_wide(pointer: Any) -> None:
     a = carray(pointer, 4)
-    _multiply(pointer, carray(as_u16(a[1]), ALL), carray(as_f32(a[3]), ALL))
+    _multiply_tiles(pointer, carray(as_u16(a[1]), ALL), carray(as_f32(a[3]), ALL))
 
 
 def _multiply_fp32(pointer: Any) -> None:

@@ -42,6 +42,7 @@ def _pointer(kind: Any) -> Any:
 
 as_u8 = _pointer(types.uint8)
 as_u16 = _pointer(types.uint16)
+as_u32 = _pointer(types.uint32)
 as_f32 = _pointer(types.float32)
 as_f64 = _pointer(types.float64)
 as_i64 = _pointer(types.int64)

@@ -83,7 +83,7 @@ STEPS = {
 KIND = {types.float32: "fp32", types.uint16: "bf16", types.uint8: "int8"}
 
 
-def _prefetch(builder: Any, address: Any) -> None:
+def prefetch(builder: Any, address: Any) -> None:
     kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
     builder.call(get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, WORD(0), WORD(3), WORD(1)])
 
@@ -130,7 +130,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
         for v in range(vectors):
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
-            _prefetch(builder, builder.gep(ahead, [wanted]))
+            prefetch(builder, builder.gep(ahead, [wanted]))
         lines = [builder.load(_typed(builder, panel, offset, WORDS), align=4) for offset in offsets]
         own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
         spread = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in own]
