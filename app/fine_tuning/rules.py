@@ -178,11 +178,11 @@ def estimated_seconds(tokens: int, looked: int, parameters: int, whole: bool) ->
 
 
 def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool) -> int:
-    """Weights in 16 bits, the activations of one pack, the runtime; where the `whole` model learns, weights,
-    gradients and two moments in 32 bits too.
+    """Frozen weights in 16 bits, once for each way (see recipes/frozen.py), the activations of one pack, the runtime; where
+    the `whole` model learns, weights in 16 bits, and those, gradients and two moments in 32.
     """
     activations = ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS
-    return (18 if whole else 2) * parameters + activations + RUNTIME_BYTES
+    return (18 if whole else 4) * parameters + activations + RUNTIME_BYTES
 
 
 def check_metadata(metadata: Mapping[str, str]) -> dict[str, str]:

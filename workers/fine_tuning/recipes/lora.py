@@ -1,7 +1,7 @@
 """LoRA (arXiv 2106.09685) on every linear of a frozen base, written so that a step is little more than its GEMMs.
 
 PEFT's layers compute the same; on a CPU half of their time goes to casts and to adding whole activations. Here the
-low-rank product is added in place, all factors live in one fp32 vector, and files are exactly PEFT's.
+low-rank product is added in place (frozen.py), all factors live in one fp32 vector, and files are exactly PEFT's.
 """
 
 import json
@@ -14,10 +14,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.autograd import Function
-from torch.nn.functional import linear
 from transformers.pytorch_utils import Conv1D
 
 from workers.fine_tuning.recipes.devices import leads
+from workers.fine_tuning.recipes.frozen import Factors, FrozenProduct, frozen_product, publish
 from workers.fine_tuning.recipes.trainable import Replicated
 
 PREFIX = "base_model.model."
@@ -25,25 +25,22 @@ ALPHA = 16
 
 
 class LowRankProduct(Function):
-    """y = x Wᵀ + scale · (x Aᵀ) Bᵀ, with gradients for x, A and B only. x: [tokens, in]."""
+    """A frozen product and its factors' change, with gradients for x [tokens, in], A and B only."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        a, b = a.to(x.dtype), b.to(x.dtype)
-        down = x @ a.t()
-        ctx.save_for_backward(x, weight, a, b, down)
-        ctx.scale = scale
-        return linear(x, weight, bias).addmm_(down, b.t(), alpha=scale)
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, product: FrozenProduct, scale: float) -> Tensor:
+        y, down = product.forth(x)
+        ctx.save_for_backward(x, down)
+        ctx.product, ctx.scale = product, scale
+        return y
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, None, Tensor, Tensor, None]:
-        x, weight, a, b, down = ctx.saved_tensors
-        gradient = gradients[0]
-        up = (gradient @ b).mul_(ctx.scale)
-        input_gradient = torch.mm(gradient, weight).addmm_(up, a) if ctx.needs_input_grad[0] else None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor, Tensor, None, None]:
+        x, down = ctx.saved_tensors
+        input_gradient, up = ctx.product.back(gradients[0], wanted=ctx.needs_input_grad[0])
         a_gradient = (up.t() @ x).float()
-        b_gradient = (down.t() @ gradient).t().float().mul_(ctx.scale)
-        return input_gradient, None, None, a_gradient, b_gradient, None
+        b_gradient = (down.t() @ gradients[0]).t().float().mul_(ctx.scale)
+        return input_gradient, a_gradient, b_gradient, None, None
 
 
 class LoraLinear(nn.Module):
@@ -54,13 +51,18 @@ class LoraLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None, scale: float) -> None:
         super().__init__()
-        self.weight = nn.Buffer(weight, persistent=False)
-        self.bias = None if bias is None else nn.Buffer(bias, persistent=False)
-        self.scale = scale
+        self._weight, self._bias, self.scale = weight, bias, scale
+        self.shape, self.device = weight.shape, weight.device
+
+    def tie(self, a: nn.Parameter, b: nn.Parameter) -> None:
+        """What learns; the weights are then packed, and no more kept than the product needs."""
+        self.a, self.b = a, b
+        self.product = frozen_product(self._weight, self._bias, Factors(a.detach(), b.detach(), self.scale))
+        del self._weight, self._bias
 
     def forward(self, hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])
-        product = LowRankProduct.apply(flat, self.weight, self.bias, self.a, self.b, self.scale)
+        product = LowRankProduct.apply(flat, self.a, self.b, self.product, self.scale)
         return product.view(*hidden.shape[:-1], -1)
 
 
@@ -75,17 +77,18 @@ class Adapter(Replicated):
         self.layers = self._replace(model, alpha / (math.sqrt(rank) if rslora else rank), wanted)
         shapes = [shape for layer in self.layers.values() for shape in factor_shapes(layer, rank)]
         total = sum(math.prod(shape) for shape in shapes)
-        device = next(iter(self.layers.values())).weight.device
+        device = next(iter(self.layers.values())).device
         self.weights = torch.zeros(total, device=device)
         self.gradients = torch.zeros(total, device=device)
         begin = 0
         for layer in self.layers.values():
-            for name, shape in zip("ab", factor_shapes(layer, rank), strict=True):
+            factors = []
+            for shape in factor_shapes(layer, rank):
                 end = begin + math.prod(shape)
-                factor = nn.Parameter(self.weights[begin:end].view(shape))
-                factor.grad = self.gradients[begin:end].view(shape)
-                setattr(layer, name, factor)
+                factors.append(nn.Parameter(self.weights[begin:end].view(shape)))
+                factors[-1].grad = self.gradients[begin:end].view(shape)
                 begin = end
+            layer.tie(*factors)
 
     def _replace(self, model: nn.Module, scale: float, wanted: Callable[[str], bool]) -> dict[str, LoraLinear]:
         head = model.get_output_embeddings()  # type: ignore[operator]
@@ -103,7 +106,7 @@ class Adapter(Replicated):
         return layers
 
     def publish(self) -> None:
-        """The model reads `weights` themselves."""
+        publish([layer.product for layer in self.layers.values()])
 
     def initialise(self, seed: int) -> None:
         """A uniform as PEFT's default (Kaiming, √5), B zero: at step 0 the model is its base."""
@@ -111,6 +114,7 @@ class Adapter(Replicated):
         for layer in self.layers.values():
             bound = 1 / math.sqrt(layer.a.shape[1])
             layer.a.data.copy_(torch.rand(layer.a.shape, generator=generator).mul_(2 * bound).sub_(bound))
+        self.publish()
 
     def load(self, folder: Path) -> None:
         """Go on from a plain PEFT folder whose targets this adapter has."""
@@ -118,6 +122,7 @@ class Adapter(Replicated):
         for name, layer in self.layers.items():
             layer.a.data.copy_(tensors[f"{PREFIX}{name}.lora_A.weight"])
             layer.b.data.copy_(tensors[f"{PREFIX}{name}.lora_B.weight"])
+        self.publish()
 
     def save(self, folder: Path) -> None:
         """Write adapter_model.safetensors and adapter_config.json as PEFT does, the base's name left out."""
@@ -146,7 +151,7 @@ class Adapter(Replicated):
 
 
 def factor_shapes(layer: LoraLinear, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
-    out, inner = layer.weight.shape
+    out, inner = layer.shape
     return (rank, inner), (out, rank)
 
 

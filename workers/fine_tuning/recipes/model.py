@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from app.fine_tuning.methods import Settings
-from workers.fine_tuning.recipes import packing
+from workers.fine_tuning.recipes import packing, pointwise
 from workers.fine_tuning.recipes.changes import change_model
 from workers.fine_tuning.recipes.devices import own_folder
 from workers.fine_tuning.recipes.lora import adapter_from, merge, new_adapter
@@ -42,8 +42,12 @@ def prepare(spec: JobSpec, settings: Settings, device: torch.device) -> tuple[An
     model, tokenizer = load_base(spec, device), Path(spec.base)
     if settings.adapter == "lora":
         if spec.parent:
-            return model, adapter_from(model, Path(spec.parent)), tokenizer
-        return model, new_adapter(model, spec.rank, spec.seed, settings.use_rslora), tokenizer
+            adapter = adapter_from(model, Path(spec.parent))
+        else:
+            adapter = new_adapter(model, spec.rank, spec.seed, settings.use_rslora)
+        leave_file(model)
+        pointwise.fuse(model)
+        return model, adapter, tokenizer
     if spec.parent:
         merge(model, Path(spec.parent))
     if spec.model_changes:
@@ -58,6 +62,12 @@ def load_base(spec: JobSpec, device: torch.device) -> Any:
         spec.base, dtype=pick_dtype(spec, device), attn_implementation=packing.NAME, local_files_only=True
     )
     return model.to(device).requires_grad_(False).eval()
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copy what still lies in the mapped file of weights: all its pages would stay for these."""
+    for parameter in model.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def pick_device(spec: JobSpec) -> torch.device:

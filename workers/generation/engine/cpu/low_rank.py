@@ -15,7 +15,18 @@ from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.scalar import ALL, as_f32, as_i64, as_u16, compiled, pack_of, store, take, typed
+from workers.generation.engine.cpu.scalar import (
+    ALL,
+    as_f32,
+    as_i64,
+    as_u16,
+    compiled,
+    number,
+    pack_of,
+    store,
+    take,
+    typed,
+)
 from workers.generation.engine.cpu.tile import DOT, LANES, PANEL, RANKS
 from workers.generation.engine.kernel_calls import Argument, Caller
 
@@ -116,3 +127,50 @@ def _reduce_fp32(pointer: Any) -> None:
 
 
 KERNELS = {"bf16": Kernel(_reduce_bf16), "fp32": Kernel(_reduce_fp32)}
+
+
+FACTORS = 11  # integers per linear for `PACK`
+
+
+@compiled
+def _place(up: Any, words: Any, rank: Any, output: Any, value: Any) -> None:
+    """A number of B, where `pack_up` has it."""
+    store(up, ((output // PANEL * words + rank // 2) * PANEL + output % PANEL) * 2 + rank % 2, value)
+
+
+def _pack(pointer: Any) -> None:
+    """The factors of many linears as `pack_down` and `pack_up` would, for x · A · B and for the way back, y · Bᵀ · Aᵀ;
+    B times `scale`. Arguments: 1 table, 2 linears, 3 scale.
+
+    Of each linear in the table: a `[rank, in]` and b `[out, rank]`, fp32; rank, in, out; then where they go, bf16, all
+    zero before: a and b, for the way back b and a; numbers in a line of packed a, and of packed b on the way back.
+    """
+    a = carray(pointer, 4)
+    table, scale = carray(as_i64(a[1]), a[2] * FACTORS), number(a[3])
+    while True:
+        at = take(pointer, 1)
+        if at >= a[2]:
+            return
+        own = table[at * FACTORS : (at + 1) * FACTORS]
+        rank, inner, outer = own[2], own[3], own[4]
+        first, second = carray(as_f32(own[0]), rank * inner), carray(as_f32(own[1]), outer * rank)
+        down, up, back_down, back_up = (
+            carray(as_u16(own[5]), ALL),
+            carray(as_u16(own[6]), ALL),
+            carray(as_u16(own[7]), ALL),
+            carray(as_u16(own[8]), ALL),
+        )
+        words = (rank + RANKS - 1) // RANKS * RANKS // 2
+        for r in range(rank):
+            for k in range(inner):
+                value = first[r * inner + k]
+                store(down, r * own[9] + k, value)
+                _place(back_up, words, r, k, value)
+        for o in range(outer):
+            for r in range(rank):
+                value = second[o * rank + r] * scale
+                _place(up, words, r, o, value)
+                store(back_down, r * own[10] + o, value)
+
+
+PACK = Kernel(_pack)

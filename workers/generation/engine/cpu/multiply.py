@@ -43,7 +43,8 @@ _times, _times_half = MULTIPLY[4], MULTIPLY[2]
 def pack(weight: Tensor, place: Callable[[Tensor], Tensor] = Tensor.contiguous) -> Tensor:
     """`[out, in]` → panels in memory that `place` gives, filled up with zeros to whole panels and steps."""
     outer, inner = weight.shape
-    return place(into_panels(torch.nn.functional.pad(weight, (0, -inner % step_of(weight), 0, -outer % PANEL))))
+    missing = (0, -inner % step_of(weight), 0, -outer % PANEL)
+    return place(into_panels(torch.nn.functional.pad(weight, missing) if any(missing) else weight))
 
 
 def step_of(weight: Tensor) -> int:
@@ -65,11 +66,13 @@ def multiply(
     onto: Tensor | None = None,
     changes: Changes | None = None,
     *,
+    low: Tensor | None = None,
     wide: bool = False,
     on: Caller = NOW,
 ) -> Tensor:
     """x `[1, rows, in]` · (weight + the row's change)ᵀ + bias + onto → `[1, rows, outer]`, in fp32 if `wide`.
 
+    `low`: what `reduce` makes of x and the changes, where that is known already.
     Raises ValueError for what the kernel could not read by address.
     """
     _, rows, inner = x.shape
@@ -79,7 +82,8 @@ def multiply(
     if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
         raise ValueError("a product's input is not of its form")
     if rows:
-        low = None if changes is None else reduce(x, changes, on)
+        if low is None and changes is not None:
+            low = reduce(x, changes, on)
         on.call(
             (WIDE if wide else KERNELS)[cpu.KINDS[x.dtype]],
             x.data_ptr(),
