@@ -178,7 +178,7 @@ def estimated_seconds(tokens: int, looked: int, parameters: int, whole: bool) ->
 
 
 def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool) -> int:
-    """Frozen weights in 16 bits, once for each way (see recipes/frozen.py), the activations of one pack, the runtime; where
+    """Frozen weights in 16 bits, once for each way (recipes/frozen.py), the activations of one pack, the runtime; where
     the `whole` model learns, weights in 16 bits, and those, gradients and two moments in 32.
     """
     activations = ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS

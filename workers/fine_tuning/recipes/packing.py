@@ -157,10 +157,9 @@ def packed_attention(
 
 
 def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None) -> Tensor:
-    """Three plain products, the query heads of a key head as rows of one matrix: [batch, heads, tokens, head_dim].
+    """Plain products, the query heads of a key head as rows of one matrix: [batch, heads, tokens, head_dim].
 
-    On a CPU the fused kernel takes several times as long for sequences of some dozen tokens. Scores are fp32, as
-    there: in bf16 they would move the loss.
+    On a CPU the fused kernel takes several times as long for sequences of some dozen tokens.
     """
     batch, heads, tokens, width = query.shape
     kv_heads = key.shape[1]
@@ -170,8 +169,37 @@ def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: 
     bias = torch.zeros(seen.shape, device=q.device).masked_fill_(~seen, -math.inf).repeat(1, heads // kv_heads, 1)
     if len(bias) > 1:
         bias = bias.repeat_interleave(kv_heads, 0)
-    scores = torch.baddbmm(bias, q.float(), k.float().transpose(1, 2), alpha=scale)
-    return torch.bmm(scores.softmax(-1).to(v.dtype), v).view(batch, heads, tokens, -1)
+    return ShortAttention.apply(q, k, v, bias, scale).view(batch, heads, tokens, -1)
+
+
+class ShortAttention(Function):
+    """softmax(scale · q kᵀ + bias) v. q: [batch, queries, width], k and v: [batch, tokens, width].
+
+    Scores are fp32, as in the fused kernel: in bf16 they would move the loss. They are made again on the way back, so
+    nothing as large as them is kept.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, bias: Tensor, scale: float) -> Tensor:
+        ctx.save_for_backward(q, k, v, bias)
+        ctx.scale = scale
+        return torch.bmm(weights_of(q, k, bias, scale).to(v.dtype), v)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        q, k, v, bias = ctx.saved_tensors
+        slope = gradients[0].to(v.dtype)
+        weights = weights_of(q, k, bias, ctx.scale)
+        v_slope = torch.bmm(weights.to(v.dtype).transpose(1, 2), slope)
+        scores = torch.bmm(slope.float(), v.float().transpose(1, 2)).mul_(weights)
+        scores.addcmul_(weights, scores.sum(-1, keepdim=True), value=-1).mul_(ctx.scale)
+        q_slope, k_slope = torch.bmm(scores, k.float()), torch.bmm(scores.transpose(1, 2), q.float())
+        return q_slope.to(q.dtype), k_slope.to(k.dtype), v_slope, None, None
+
+
+def weights_of(q: Tensor, k: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """[batch, queries, tokens], fp32."""
+    return torch.baddbmm(bias, q.float(), k.float().transpose(1, 2), alpha=scale).softmax(-1)
 
 
 def attend_long(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None) -> Tensor:
