@@ -78,6 +78,7 @@ def main() -> None:
         if asked.trl_python:
             found.append(trl(task, asked.trl_python, "TRL, activations kept", checkpointing=False))
             found.append(trl(task, asked.trl_python, "TRL, defaults", checkpointing=True))
+        found.append(ours(task, "fp32"))
         show(task, found)
 
 
@@ -91,28 +92,33 @@ def prepare(folder: Path, source: str, rows: int, batch_size: int) -> Task:
     return Task(folder, read_rows(folder / "rows.jsonl", Renderer.load(folder / "base"), CONTEXT), batch_size)
 
 
-def ours(task: Task) -> Figures:
-    """The supervised recipe, as the worker runs it."""
+def ours(task: Task, dtype: str = "bf16") -> Figures:
+    """The supervised recipe, as the worker runs it. In fp32: whose losses are nearer to those of exact arithmetic."""
     spec = JobSpec(
         base=str(task.folder / "base"),
         parent=str(task.folder / "adapter"),
         training=str(task.folder / "rows.jsonl"),
-        work=str(task.folder / "work"),
+        work=str(task.folder / f"work-{dtype}"),
         seed=SEED,
         n_epochs=1,
         batch_size=task.batch_size,
         learning_rate_multiplier=1.0,
         rank=RANK,
         context_length=CONTEXT,
-        dtype="bf16",
+        dtype=dtype,
         seconds_between_checkpoints=3600,
     )
-    (task.folder / "work").mkdir()
+    (task.folder / f"work-{dtype}").mkdir()
     command = [sys.executable, "-m", "workers.fine_tuning.recipes.supervised"]
     told, peak = run(command, spec.model_dump_json() + "\n")
     reports = [json.loads(line) for line in told.splitlines()]
     steps = [each["data"] for each in reports if each["event"] == "step"]
-    return Figures("gptstore", steps[-1]["seconds"], peak, [step["loss"] for step in steps])
+    return Figures(
+        "gptstore" if dtype == "bf16" else f"gptstore, {dtype}",
+        steps[-1]["seconds"],
+        peak,
+        [step["loss"] for step in steps],
+    )
 
 
 def trl(task: Task, python: str, label: str, checkpointing: bool) -> Figures:
@@ -153,9 +159,10 @@ def run(command: list[str], line: str) -> tuple[str, int]:
 
 def show(task: Task, found: list[Figures]) -> None:
     rate, flops = multiply_rate(), model_flops(task)
-    table = Table("trainer", "tok/s", "of ours", "peak GB", "first loss", "last 5", "mean |Δ|", "FLOPs / GEMM rate")
+    table = Table(
+        "trainer", "tok/s", "of ours", "peak GB", "first loss", "last 5", "mean |Δ|", "to fp32", "FLOPs / GEMM rate"
+    )
     for each in found:
-        gap = statistics.mean(abs(a - b) for a, b in zip(each.losses, found[0].losses, strict=True))
         table.add_row(
             each.label,
             f"{task.tokens / each.seconds:.0f}",
@@ -163,13 +170,19 @@ def show(task: Task, found: list[Figures]) -> None:
             f"{each.peak / 1e9:.2f}",
             f"{each.losses[0]:.3f}",
             f"{statistics.mean(each.losses[-5:]):.3f}",
-            f"{gap:.4f}",
+            f"{gap(each, found[0]):.4f}",
+            f"{gap(each, found[-1]):.4f}",
             f"{flops / each.seconds / rate:.0%}",
         )
     console = Console(width=120)
     console.print(f"{len(task.rows)} rows, {task.tokens} tokens, batches of {task.batch_size} rows")
     console.print(f"bf16 GEMM {rate / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads")
     console.print(table)
+
+
+def gap(one: Figures, other: Figures) -> float:
+    """Mean difference of their losses per step."""
+    return statistics.mean(abs(a - b) for a, b in zip(one.losses, other.losses, strict=True))
 
 
 def model_flops(task: Task) -> float:
