@@ -71,6 +71,12 @@ class ArtifactStore(Protocol):
         """The digests of all files that were put at least so long ago."""
         ...
 
+    def remove(self, digest: str, seconds: float) -> bool:
+        """Delete a file, and the folder that it is the manifest of, unless it was put less than `seconds` ago: who
+        puts it at this very moment wins. True when it went.
+        """
+        ...
+
     def manifest(self, digest: str) -> Manifest: ...
 
     def folder(self, digest: str) -> Path:
@@ -156,6 +162,22 @@ class LocalStore:
                     if file.stat().st_mtime <= limit:
                         yield file.name
 
+    def remove(self, digest: str, seconds: float) -> bool:
+        blob, taken = self._blob(digest), self.root / "tmp" / secrets.token_hex(16)
+        try:
+            blob.rename(taken)
+        except FileNotFoundError:
+            return False
+        try:
+            if taken.stat().st_mtime > time.time() - seconds:
+                with suppress(FileExistsError):  # put once more
+                    os.link(taken, blob)
+                return False
+        finally:
+            taken.unlink()
+        shutil.rmtree(self.root / "folders" / digest, ignore_errors=True)
+        return True
+
     def manifest(self, digest: str) -> Manifest:
         body = self.path(digest).read_bytes()
         if hashlib.sha256(body).hexdigest() != digest:
@@ -167,7 +189,7 @@ class LocalStore:
     def folder(self, digest: str) -> Path:
         folder = self.root / "folders" / checked(digest)
         with self._lock:
-            if digest not in self._verified:
+            if digest not in self._verified or not folder.is_dir():
                 self._materialise(self.manifest(digest), folder)
                 self._verified.add(digest)
         return folder

@@ -38,6 +38,19 @@ def test_a_changed_file_is_noticed_on_open(store: LocalStore, folder: Path) -> N
         store.folder(manifest.digest)
 
 
+def test_what_nobody_needs_goes_with_its_folder_unless_it_was_just_put(store: LocalStore, folder: Path) -> None:
+    manifest = store.put_folder(folder, "base", {})
+    unfolded = store.folder(manifest.digest)
+    assert not store.remove(manifest.digest, 60)
+    assert store.manifest(manifest.digest) == manifest
+    assert store.remove(manifest.digest, -60)
+    assert not unfolded.exists()
+    assert not store.remove(manifest.digest, -60)
+    assert store.put_folder(folder, "base", {}).digest == manifest.digest
+    assert (store.folder(manifest.digest) / "config.json").read_text() == "{}"
+    assert not list((store.root / "tmp").iterdir())
+
+
 def test_too_many_bytes_leave_nothing_behind(store: LocalStore) -> None:
     with pytest.raises(TooLarge):
         store.put([b"x" * 10, b"y" * 10], max_bytes=15)

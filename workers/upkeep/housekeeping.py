@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from app.database import utc_now
 from app.files.delete import remove_lost_bytes, remove_orphans
 from app.tables import metadata
+from app.variants.unused import remove_unused_artifacts
 
 IDEMPOTENCY_LIFETIME = timedelta(hours=24)
 
@@ -25,6 +26,11 @@ def remove_bytes_left_behind(tx: Session) -> int:
 def remove_orphaned_bytes(tx: Session) -> int:
     """Each blob in a transaction of its own, as above."""
     return remove_orphans(ORPHAN_AGE)
+
+
+def remove_artifacts_of_nobody(tx: Session) -> int:
+    """Reads in a transaction of its own, as above."""
+    return remove_unused_artifacts(ORPHAN_AGE)
 
 
 def forget_old_idempotency_keys(tx: Session) -> int:

@@ -17,7 +17,12 @@ from app.database import engine, transaction
 from app.files.delete import expire_files
 from app.local.services import end_after_parent
 from app.logs import configure_logs
-from workers.upkeep.housekeeping import forget_old_idempotency_keys, remove_bytes_left_behind, remove_orphaned_bytes
+from workers.upkeep.housekeeping import (
+    forget_old_idempotency_keys,
+    remove_artifacts_of_nobody,
+    remove_bytes_left_behind,
+    remove_orphaned_bytes,
+)
 from workers.upkeep.lost_tasks import (
     resend_checks,
     resend_imports,
@@ -41,6 +46,7 @@ CHORES: list[tuple[Callable[[Session], int], int]] = [
     (remove_bytes_left_behind, 12),
     (forget_old_idempotency_keys, 120),
     (remove_orphaned_bytes, 720),
+    (remove_artifacts_of_nobody, 720),
 ]
 
 
