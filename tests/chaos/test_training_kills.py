@@ -82,7 +82,10 @@ def wait_for_step(job_id: str, step: int) -> None:
             wait_for(job_id, step_told(step), seconds=2)
             return
         except AssertionError:
-            assert row_of(job_id).status in OPEN, row_of(job_id).error
+            row = row_of(job_id)
+            if last_step(job_id) >= step:  # told since
+                return
+            assert row.status in OPEN, row.error
             with transaction() as tx:
                 wake_workers(tx)
     raise AssertionError(f"no step {step} of {job_id} within two minutes")
