@@ -62,29 +62,27 @@ def release(_: Any) -> Any:
     return types.void(), codegen
 
 
-def block(down: int, across: int) -> Any:
-    """`(row, row_stride, panel, words, out, add, ahead, ahead_stride)`, strides in bytes; `words`: a multiple of STEP.
-
-    out `[TILE · down, TILE · across]`, fp32 in lines of PANEL, = (out if `add`) + rows · panel. `ahead`: what is asked
-    from memory meanwhile, in the panel's form.
+def block(down: int, across: int, asks: bool = True) -> Any:
+    """`(row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride)`, as `tile` has it, for
+    TILE · down rows and TILE · across outputs, at most four tiles of sums; `words`: a multiple of STEP. `asks`: whether
+    `ahead` is asked from memory.
     """
     left = [SMALL(4 + r) for r in range(down)]
     right = [SMALL(number) for number in range(4 + down, 8)]
-    stride = LONG(4 * PANEL)
 
     def codegen(context: Any, builder: Any, _: Any, arguments: Any) -> Any:
-        row, row_stride, panel, words, out, add, ahead, ahead_stride = arguments
+        row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride = arguments
         row, panel, out, ahead = (builder.inttoptr(address, BYTES) for address in (row, panel, out, ahead))
 
         def at(base: Any, step: Any, lines: int, line: int) -> Any:
             return builder.gep(base, [builder.add(builder.mul(step, LONG(lines)), LONG(line * LINE))])
 
         sums = [SMALL(number) for number in range(down * across)]
-        outs = [at(out, stride, r * TILE, v) for r in range(down) for v in range(across)]
+        outs = [at(out, out_stride, r * TILE, v) for r in range(down) for v in range(across)]
         with builder.if_else(builder.icmp_signed("!=", add, LONG(0))) as (onto, afresh):
             with onto:
                 for total, place in zip(sums, outs, strict=True):
-                    _call(builder, "tileloadd64", total, place, stride)
+                    _call(builder, "tileloadd64", total, place, out_stride)
             with afresh:
                 for total in sums:
                     _call(builder, "tilezero", total)
@@ -93,13 +91,16 @@ def block(down: int, across: int) -> Any:
 
         builder.position_at_end(loop)
         word = builder.phi(LONG)
-        own, lines = (builder.gep(base, [builder.mul(word, step)]) for base, step in ((row, LONG(4)), (panel, stride)))
+        own, lines = (
+            builder.gep(row, [builder.mul(word, LONG(4))]),
+            builder.gep(panel, [builder.mul(word, panel_stride)]),
+        )
         wanted = builder.gep(ahead, [builder.mul(word, ahead_stride)])
         for r in range(down):
             _call(builder, "tileloadd64", left[r], at(own, row_stride, r * TILE, 0), row_stride)
         for v in range(across):
-            _call(builder, "tileloadd64", right[v % len(right)], at(lines, stride, 0, v), stride)
-            for line in range(STEP):
+            _call(builder, "tileloadd64", right[v % len(right)], at(lines, panel_stride, 0, v), panel_stride)
+            for line in range(STEP if asks else 0):
                 prefetch(builder, at(wanted, ahead_stride, line, v))
             for r in range(down):
                 _call(builder, "tdpbf16ps", sums[r * across + v], left[r], right[v % len(right)])
@@ -110,35 +111,64 @@ def block(down: int, across: int) -> Any:
 
         builder.position_at_end(end)
         for total, place in zip(sums, outs, strict=True):
-            _call(builder, "tilestored64", total, place, stride)
+            _call(builder, "tilestored64", total, place, out_stride)
         return context.get_dummy_value()
 
     @intrinsic
     def run(  # type: ignore[no-untyped-def]
-        _, row, row_stride, panel, words, out, add, ahead, ahead_stride
+        _, row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride
     ):
-        return types.void(*[types.int64] * 8), codegen
+        return types.void(*[types.int64] * 10), codegen
 
     return run
 
 
-_whole, _half, _pair = block(1, 4), block(1, 2), block(2, 2)
-SIDE = 2 * LINE  # bytes of half a panel's line
+_wide, _narrow, _square = block(1, 4), block(1, 2), block(2, 2)
+_weigh_wide, _weigh_one = block(1, 4, asks=False), block(1, 1, asks=False)
+LINES = 4 * PANEL  # bytes of a panel per word of the rows
+SIDE = LINES // 2
 
 
 @compiled
-def times(  # type: ignore[no-untyped-def]
-    half, rows, row, row_stride, panel, words, out, add, ahead, ahead_stride
-):
+def times(
+    half: Any, rows: Any, row: Any, row_stride: Any, panel: Any, words: Any, out: Any, ahead: Any, step: Any
+) -> None:
     """At most ROWS rows, filled up to whole tiles, times a panel or half of one."""
     if rows > TILE:
-        _pair(row, row_stride, panel, words, out, add, ahead, ahead_stride)
+        _square(row, row_stride, panel, LINES, words, out, LINES, 0, ahead, step)
         if not half:
-            _pair(row, row_stride, panel + SIDE, words, out + SIDE, add, ahead + SIDE, ahead_stride)
+            _square(row, row_stride, panel + SIDE, LINES, words, out + SIDE, LINES, 0, ahead + SIDE, step)
     elif half:
-        _half(row, row_stride, panel, words, out, add, ahead, ahead_stride)
+        _narrow(row, row_stride, panel, LINES, words, out, LINES, 0, ahead, step)
     else:
-        _whole(row, row_stride, panel, words, out, add, ahead, ahead_stride)
+        _wide(row, row_stride, panel, LINES, words, out, LINES, 0, ahead, step)
+
+
+@compiled
+def score(
+    rows: Any, row: Any, row_stride: Any, page: Any, stride: Any, words: Any, out: Any, line: Any, ahead: Any
+) -> None:
+    """Rows, filled up to whole tiles, times a page of 2 · TILE keys."""
+    while rows > 0:
+        if rows > TILE:
+            _square(row, row_stride, page, stride, words, out, line, 0, ahead, stride)
+        else:
+            _narrow(row, row_stride, page, stride, words, out, line, 0, ahead, stride)
+        row, out, rows = row + ROWS * row_stride, out + ROWS * line, rows - ROWS
+
+
+@compiled
+def weigh(rows: Any, row: Any, row_stride: Any, page: Any, width: Any, words: Any, out: Any) -> None:
+    """out `[rows, width]` += rows, filled up to whole tiles, times a page of values; `width`: whole tiles."""
+    while rows > 0:
+        at = 0
+        while at + 4 * TILE <= width:
+            _weigh_wide(row, row_stride, page + 4 * at, 4 * width, words, out + 4 * at, 4 * width, 1, 0, 0)
+            at += 4 * TILE
+        while at < width:
+            _weigh_one(row, row_stride, page + 4 * at, 4 * width, words, out + 4 * at, 4 * width, 1, 0, 0)
+            at += TILE
+        row, out, rows = row + TILE * row_stride, out + TILE * 4 * width, rows - TILE
 
 
 @compiled

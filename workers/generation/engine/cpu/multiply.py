@@ -241,7 +241,7 @@ def _pass_of_tiles(  # type: ignore[no-untyped-def]
     if rows % amx.TILE or words != own_words:
         amx.fill(rows, row, own_words, spare, words)
         row = spare
-    amx.times(half, rows, row, 4 * words, panel, words, out, 0, ahead, ahead_stride)
+    amx.times(half, rows, row, 4 * words, panel, words, out, ahead, ahead_stride)
 
 
 _multiply = product(MOST, 1, _nothing, _plain_pass, _nothing)
