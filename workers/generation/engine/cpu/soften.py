@@ -9,26 +9,11 @@ from numba.core import types
 from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
-from workers.generation.engine.cpu import tile
 from workers.generation.engine.cpu.scalar import LOG2_E, POWERS
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS
+from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS, all_of, in_bf16
 
 LEAST = -3.0e38
 SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
-
-
-def _all(kind: Any, value: Any) -> Any:
-    return ir.Constant(kind, [value] * LANES)
-
-
-def _in_bf16(builder: Any, numbers: Any) -> Any:
-    """To nearest, ties to even; LLVM has no conversion where the processor has none."""
-    if tile.HAS_PAIRS:
-        return builder.fptrunc(numbers, ir.VectorType(tile.BFloat(), LANES))
-    bits = builder.bitcast(numbers, WORDS)
-    odd = builder.and_(builder.lshr(bits, _all(WORDS, 16)), _all(WORDS, 1))
-    rounded = builder.add(builder.add(bits, odd), _all(WORDS, 0x7FFF))
-    return builder.trunc(builder.lshr(rounded, _all(WORDS, 16)), ir.VectorType(ir.IntType(16), LANES))
 
 
 def soften(vectors: int, kind: str) -> Any:
@@ -48,19 +33,19 @@ def soften(vectors: int, kind: str) -> Any:
 
         def spread(value: Any, kind: Any) -> Any:
             first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
-            return builder.shuffle_vector(first, first, _all(WORDS, 0))
+            return builder.shuffle_vector(first, first, all_of(WORDS, 0))
 
         def larger(one: Any, other: Any) -> Any:
             return builder.select(builder.fcmp_ordered(">", one, other), one, other)
 
         def power(exponents: Any) -> Any:
-            exponents = larger(exponents, _all(FLOATS, SMALLEST))
+            exponents = larger(exponents, all_of(FLOATS, SMALLEST))
             whole = call("llvm.floor.v16f32", exponents)
             part = builder.fsub(exponents, whole)
-            result = _all(FLOATS, POWERS[0])
+            result = all_of(FLOATS, POWERS[0])
             for factor in POWERS[1:]:
-                result = call("llvm.fma.v16f32", result, part, _all(FLOATS, factor))
-            bits = builder.shl(builder.add(builder.fptosi(whole, WORDS), _all(WORDS, 127)), _all(WORDS, 23))
+                result = call("llvm.fma.v16f32", result, part, all_of(FLOATS, factor))
+            bits = builder.shl(builder.add(builder.fptosi(whole, WORDS), all_of(WORDS, 127)), all_of(WORDS, 23))
             return builder.fmul(result, builder.bitcast(bits, FLOATS))
 
         scores, weights, sums, begin, end, scale, before = arguments
@@ -75,21 +60,21 @@ def soften(vectors: int, kind: str) -> Any:
             at = builder.bitcast(builder.gep(scores, [LONG(LINE * v)]), FLOATS.as_pointer())
             seen.append(builder.icmp_unsigned("<", builder.sub(lanes, first), count))
             scaled = builder.fmul(builder.load(at, align=4), factor)
-            lines.append(builder.select(seen[v], scaled, _all(FLOATS, LEAST)))
+            lines.append(builder.select(seen[v], scaled, all_of(FLOATS, LEAST)))
         tops = list(lines)
         while len(tops) > 1:
             tops = [larger(*tops[i : i + 2]) if i + 1 < len(tops) else tops[i] for i in range(0, len(tops), 2)]
         one = ir.FloatType()
         most = call("llvm.vector.reduce.fmax.v16f32", tops[0], result=one)
         most = builder.select(builder.fcmp_ordered(">", most, before), most, before)
-        center, log2_e = spread(most, FLOATS), _all(FLOATS, LOG2_E)
+        center, log2_e = spread(most, FLOATS), all_of(FLOATS, LOG2_E)
         size = 4 if kind == "fp32" else 2
         parts = []
         for v, line in enumerate(lines):
             weight = power(builder.fmul(builder.fsub(line, center), log2_e))
-            weight = builder.select(seen[v], weight, _all(FLOATS, 0.0))
+            weight = builder.select(seen[v], weight, all_of(FLOATS, 0.0))
             parts.append(weight)
-            stored = weight if kind == "fp32" else _in_bf16(builder, weight)
+            stored = weight if kind == "fp32" else in_bf16(builder, weight)
             at = builder.bitcast(builder.gep(weights, [LONG(LANES * size * v)]), stored.type.as_pointer())
             builder.store(stored, at, align=2)
         while len(parts) > 1:
@@ -99,7 +84,7 @@ def soften(vectors: int, kind: str) -> Any:
         earlier = spread(before, FLOATS)
         shrink = power(builder.fmul(builder.fsub(earlier, center), log2_e))
         # Exactly 1 where nothing greater came: whether a row meets a stretch that it sees nothing of depends on others.
-        shrink = builder.select(builder.fcmp_ordered("==", earlier, center), _all(FLOATS, 1.0), shrink)
+        shrink = builder.select(builder.fcmp_ordered("==", earlier, center), all_of(FLOATS, 1.0), shrink)
         builder.store(call("llvm.fma.v16f32", builder.load(sums, align=4), shrink, parts[0]), sums, align=4)
         return most
 

@@ -88,6 +88,20 @@ def prefetch(builder: Any, address: Any) -> None:
     builder.call(get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, WORD(0), WORD(3), WORD(1)])
 
 
+def all_of(kind: Any, value: Any) -> Any:
+    return ir.Constant(kind, [value] * LANES)
+
+
+def in_bf16(builder: Any, numbers: Any) -> Any:
+    """To nearest, ties to even; LLVM has no conversion where the processor has none."""
+    if HAS_PAIRS:
+        return builder.fptrunc(numbers, ir.VectorType(BFloat(), LANES))
+    bits = builder.bitcast(numbers, WORDS)
+    odd = builder.and_(builder.lshr(bits, all_of(WORDS, 16)), all_of(WORDS, 1))
+    rounded = builder.add(builder.add(bits, odd), all_of(WORDS, 0x7FFF))
+    return builder.trunc(builder.lshr(rounded, all_of(WORDS, 16)), ir.VectorType(ir.IntType(16), LANES))
+
+
 def _typed(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
 
@@ -258,6 +272,51 @@ def family(vectors: int) -> Any:
     return multiply
 
 
+def finish(vectors: int, kind: str) -> Any:
+    """`(sums, bias, onto, out)`: one row of 16 · vectors fp32 sums, plus bias and onto (addresses, 0 for none; both of
+    bf16, but onto fp32 where `kind` is) into numbers of `kind`.
+    """
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        sums, bias, onto, out = arguments
+        entry = builder.block
+        totals = [
+            builder.load(_typed(builder, builder.inttoptr(sums, BYTES), LONG(LINE * v), FLOATS), align=4)
+            for v in range(vectors)
+        ]
+        for address, size in ((bias, 2), (onto, 4 if kind == "fp32" else 2)):
+            add, after = builder.append_basic_block("add"), builder.append_basic_block("after")
+            builder.cbranch(builder.icmp_signed("!=", address, LONG(0)), add, after)
+            builder.position_at_end(add)
+            base, more = builder.inttoptr(address, BYTES), []
+            for v, total in enumerate(totals):
+                own = ir.VectorType(ir.IntType(16), LANES) if size == 2 else FLOATS
+                line = builder.load(_typed(builder, base, LONG(LANES * size * v), own), align=2)
+                if size == 2:
+                    line = builder.bitcast(builder.shl(builder.zext(line, WORDS), all_of(WORDS, 16)), FLOATS)
+                more.append(builder.fadd(total, line))
+            builder.branch(after)
+            builder.position_at_end(after)
+            joined = []
+            for total, sum_ in zip(totals, more, strict=True):
+                phi = builder.phi(FLOATS)
+                phi.add_incoming(total, entry)
+                phi.add_incoming(sum_, add)
+                joined.append(phi)
+            totals, entry = joined, after
+        for v, total in enumerate(totals):
+            stored, size = (total, 4) if kind == "fp32" else (in_bf16(builder, total), 2)
+            place = _typed(builder, builder.inttoptr(out, BYTES), LONG(LANES * size * v), stored.type)
+            builder.store(stored, place, align=2)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def run(_: Any, sums: Any, bias: Any, onto: Any, out: Any) -> Any:
+        return types.void(*[types.int64] * 4), codegen
+
+    return run
+
+
 def dots_of_kind() -> Any:
     """`dot(like, row, lines, stride, words, out)`: `dots` for the kind of numbers that `like` holds."""
     of_kind = {kind: dots(kind) for kind in ("fp32", "bf16")}
@@ -279,3 +338,4 @@ def dots_of_kind() -> Any:
 
 MULTIPLY = {vectors: family(vectors) for vectors in (1, 2, 4)}
 DOT = dots_of_kind()
+FINISH = {kind: (finish(4, kind), finish(2, kind)) for kind in ("fp32", "bf16")}
