@@ -16,7 +16,9 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -126,10 +128,12 @@ def running_store() -> Iterator[tuple[str, int]]:
     try:
         if process.stdout is None or not any(each.startswith("ready http") for each in process.stdout):
             raise RuntimeError("the store did not start")
+        # Read on, or the store would wait for room in the pipe to log into.
+        threading.Thread(target=deque, args=(process.stdout, 0), daemon=True).start()
         yield "127.0.0.1", port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+        process.wait(timeout=60)
         shutil.rmtree(data, ignore_errors=True)
 
 
