@@ -22,8 +22,8 @@ TERMS: dict[str, Any] = {"batch_size": 4, "n_epochs": 3, "pack_tokens": 64, "kee
 TEXTS = [{"text": f"the quick brown fox number {n} jumps over the lazy dog. " * 4} for n in range(11)]
 GPT2 = {"architecture": "gpt2", "layers": 2, "width": 32, "heads": 2, "context": 64, "vocabulary": 300}
 WHOLE: dict[str, Any] = {"settings": GPT2, "peak_rate": 1e-2}
-# Losses are told to five digits; sums of 32-bit numbers in another order move the last of them.
-ROUNDING = 5e-5
+# Sums of 32-bit numbers in another order move the last digits of a loss near 5, and Adam the next: seen, up to 6e-5.
+ROUNDING = 2e-4
 
 
 @pytest.fixture(scope="module")
