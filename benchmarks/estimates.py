@@ -10,13 +10,12 @@ import json
 import secrets
 import time
 from dataclasses import dataclass
-from typing import Any
 
-import httpx
 from rich.console import Console
 from rich.table import Table
 
 from app.cli.demo_data import tech_support
+from app.cli.store_client import Json, StoreClient
 from benchmarks.machine import describe
 from benchmarks.store import BASE, running_store
 
@@ -47,10 +46,10 @@ JOBS = (
 def main() -> None:
     argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     table = Table("rows", "held out", "epochs", "batch", "measured jobs", "estimate, s", "truth, s", "estimate / truth")
-    with running_store() as (host, port), httpx.Client(base_url=f"http://{host}:{port}", timeout=60) as client:
-        body = {"email": "bench@example.com", "password": secrets.token_hex(8), "handle": "bench"}
-        key = client.post("/v1/accounts", json=body).raise_for_status().json()["api_key"]["secret"]
-        client.headers["authorization"] = f"Bearer {key}"
+    with running_store() as (host, port):
+        url = f"http://{host}:{port}"
+        body: Json = {"email": "bench@example.com", "password": secrets.token_hex(8), "handle": "bench"}
+        client = StoreClient(url, StoreClient(url).post("/v1/accounts", body)["api_key"]["secret"])
         for asked in JOBS:
             estimate, truth = trained(client, asked)
             said = estimate["seconds"]
@@ -66,10 +65,10 @@ def main() -> None:
     console.print(json.dumps(describe()))
 
 
-def trained(client: httpx.Client, asked: Asked) -> tuple[dict[str, Any], float]:
+def trained(client: StoreClient, asked: Asked) -> tuple[Json, float]:
     """The estimate, and seconds from the creation to the end."""
     lines = tech_support(asked.rows + asked.held_out).training.splitlines(keepends=True)
-    request: dict[str, Any] = {
+    request: Json = {
         "model": BASE,
         "training_file": upload(client, b"".join(lines[: asked.rows])),
         "method": {
@@ -79,25 +78,22 @@ def trained(client: httpx.Client, asked: Asked) -> tuple[dict[str, Any], float]:
     }
     if asked.held_out:
         request["validation_file"] = upload(client, b"".join(lines[asked.rows :]))
-    estimate = client.post("/v1/fine_tuning/estimate", json=request).raise_for_status().json()
+    estimate = client.post("/v1/fine_tuning/estimate", request)
     begun = time.monotonic()
-    job = client.post("/v1/fine_tuning/jobs", json=request).raise_for_status().json()
+    job = client.post("/v1/fine_tuning/jobs", request)
     while job["status"] not in ("succeeded", "failed", "cancelled"):
         time.sleep(POLL)
-        job = client.get(f"/v1/fine_tuning/jobs/{job['id']}").raise_for_status().json()
+        job = client.get(f"/v1/fine_tuning/jobs/{job['id']}")
     if job["status"] != "succeeded":
         raise SystemExit(f"a job ended as {job['status']}: {job['error']}")
     return estimate, time.monotonic() - begun
 
 
-def upload(client: httpx.Client, rows: bytes) -> str:
+def upload(client: StoreClient, rows: bytes) -> str:
     """Until its validation has counted the tokens."""
-    files = {"file": ("rows.jsonl", rows)}
-    file = client.post("/v1/files", data={"purpose": "fine-tune"}, files=files).raise_for_status().json()
-    while file["status"] != "processed":
-        time.sleep(POLL)
-        file = client.get(f"/v1/files/{file['id']}").raise_for_status().json()
-    return str(file["id"])
+    file = client.openai.files.create(file=("rows.jsonl", rows), purpose="fine-tune").id
+    client.openai.files.wait_for_processing(file, poll_interval=POLL)
+    return file
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from workers.fine_tuning.recipes import lora, packing, pointwise
-from workers.fine_tuning.recipes.frozen import Factors, KernelProduct, LibraryProduct, publish
+from workers.fine_tuning.recipes.frozen import Factors, KernelProduct, LibraryProduct, Publisher
 from workers.fine_tuning.recipes.model import target_logprobs
 from workers.fine_tuning.recipes.rows import Row
 from workers.generation.engine import cpu
@@ -31,7 +31,7 @@ def test_a_frozen_product_and_its_factors_go_forth_and_back_as_in_fp32(
     product = KernelProduct(weight, bias, factors)
     exact = LibraryProduct(weight.float(), bias.float(), factors)
     factors.a.mul_(0.1)
-    publish([product])
+    Publisher([product, exact])()
     for found, wanted in (
         (product.forth(x), exact.forth(x.float())),
         (product.back(slope, wanted=True), exact.back(slope.float(), wanted=True)),

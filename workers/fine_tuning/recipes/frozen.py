@@ -46,32 +46,24 @@ def frozen_product(weight: Tensor, bias: Tensor | None, factors: Factors) -> Fro
     return LibraryProduct(weight, bias, factors)
 
 
-def publish(products: Sequence[FrozenProduct]) -> None:
-    """Show changed factors to the kernels; torch reads them themselves."""
-    own = [product for product in products if isinstance(product, KernelProduct)]
-    if own:
-        from workers.generation.engine.cpu.low_rank import PACK
-        from workers.generation.engine.cpu.scalar import bits
-
-        table = torch.tensor([product.table_row() for product in own])
-        PACK(table.data_ptr(), len(own), bits(own[0].scale))
-
-
 class LibraryProduct:
     """By torch."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None, factors: Factors) -> None:
         self._weight, self._bias, self._factors = weight, bias, factors
+        self.read()
+
+    def read(self) -> None:
+        """The factors in the weight's numbers; no copy where those are fp32."""
+        self._a, self._b = (each.to(self._weight.dtype) for each in (self._factors.a, self._factors.b))
 
     def forth(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        a, b = self._factors.a.to(x.dtype), self._factors.b.to(x.dtype)
-        down = x @ a.t()
-        return linear(x, self._weight, self._bias).addmm_(down, b.t(), alpha=self._factors.scale), down
+        down = x @ self._a.t()
+        return linear(x, self._weight, self._bias).addmm_(down, self._b.t(), alpha=self._factors.scale), down
 
     def back(self, gradient: Tensor, *, wanted: bool) -> tuple[Tensor | None, Tensor]:
-        a, b = self._factors.a.to(gradient.dtype), self._factors.b.to(gradient.dtype)
-        up = (gradient @ b).mul_(self._factors.scale)
-        return (torch.mm(gradient, self._weight).addmm_(up, a) if wanted else None), up
+        up = (gradient @ self._b).mul_(self._factors.scale)
+        return (torch.mm(gradient, self._weight).addmm_(up, self._a) if wanted else None), up
 
 
 class KernelProduct:
@@ -127,3 +119,22 @@ class Way:
         low = reduce(x[None], changes, NOW)
         product = multiply(x[None], self._panels, self._outer, self._bias, low=low, changes=changes) if wanted else None
         return None if product is None else product[0], low[0, :, : self._rank]
+
+
+class Publisher:
+    """Shows changed factors to the products, which may read copies of their own; the factors stay where they are."""
+
+    def __init__(self, products: Sequence[FrozenProduct]) -> None:
+        self._read = [product for product in products if isinstance(product, LibraryProduct)]
+        packed = [product for product in products if isinstance(product, KernelProduct)]
+        self._packed = torch.tensor([product.table_row() for product in packed])
+        self._scale = packed[0].scale if packed else 0.0
+
+    def __call__(self) -> None:
+        for product in self._read:
+            product.read()
+        if len(self._packed):
+            from workers.generation.engine.cpu.low_rank import PACK
+            from workers.generation.engine.cpu.scalar import bits
+
+            PACK(self._packed.data_ptr(), len(self._packed), bits(self._scale))

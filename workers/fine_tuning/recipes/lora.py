@@ -17,7 +17,7 @@ from torch.autograd import Function
 from transformers.pytorch_utils import Conv1D
 
 from workers.fine_tuning.recipes.devices import leads
-from workers.fine_tuning.recipes.frozen import Factors, FrozenProduct, frozen_product, publish
+from workers.fine_tuning.recipes.frozen import Factors, FrozenProduct, Publisher, frozen_product
 from workers.fine_tuning.recipes.trainable import Replicated
 
 PREFIX = "base_model.model."
@@ -89,6 +89,7 @@ class Adapter(Replicated):
                 factors[-1].grad = self.gradients[begin:end].view(shape)
                 begin = end
             layer.tie(*factors)
+        self.publish = Publisher([layer.product for layer in self.layers.values()])
 
     def _replace(self, model: nn.Module, scale: float, wanted: Callable[[str], bool]) -> dict[str, LoraLinear]:
         head = model.get_output_embeddings()  # type: ignore[operator]
@@ -104,9 +105,6 @@ class Adapter(Replicated):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, layers[name])
         return layers
-
-    def publish(self) -> None:
-        publish([layer.product for layer in self.layers.values()])
 
     def initialise(self, seed: int) -> None:
         """A uniform as PEFT's default (Kaiming, √5), B zero: at step 0 the model is its base."""

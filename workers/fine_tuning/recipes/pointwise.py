@@ -48,14 +48,14 @@ class Gate(Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, kind: int) -> Tensor:
-        from workers.generation.engine.cpu.pointwise import GATE_APART
+        from workers.generation.engine.cpu.pointwise import GATE
 
         gate, up = gate.contiguous(), up.contiguous()
         ctx.save_for_backward(gate, up)
         ctx.kind = kind
         result, width = torch.empty_like(gate), gate.shape[-1]
-        GATE_APART[cpu.KINDS[gate.dtype]](
-            gate.data_ptr(), up.data_ptr(), result.data_ptr(), gate.numel() // width, width, kind
+        GATE[cpu.KINDS[gate.dtype]](
+            gate.data_ptr(), up.data_ptr(), result.data_ptr(), gate.numel() // width, width, width, kind
         )
         return result
 

@@ -78,9 +78,11 @@ class FusedMlp(nn.Module):
         on.call(
             GATE[cpu.KINDS[both.dtype]],
             both.data_ptr(),
+            both.data_ptr() + width * both.itemsize,
             out.data_ptr(),
             on.varying("rows", rows),
             width,
+            2 * width,
             self.kind,
         )
         return self.down.forward(out, onto, on)

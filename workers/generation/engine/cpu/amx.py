@@ -172,8 +172,10 @@ def weigh(rows: Any, row: Any, row_stride: Any, page: Any, width: Any, words: An
 
 @compiled
 def fill(rows: Any, row: Any, words: Any, spare: Any, padded: Any) -> None:
-    """Copy rows of `words` words into `spare`, lines of `padded` that are zero past them."""
+    """Copy rows of `words` words into `spare`, lines of `padded`, with zeros past them."""
     own, to = carray(as_u32(row), ALL), carray(as_u32(spare), ALL)
     for r in range(rows):
         for k in range(words):
             to[r * padded + k] = own[r * words + k]
+        for k in range(words, padded):
+            to[r * padded + k] = 0

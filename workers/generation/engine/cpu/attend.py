@@ -20,6 +20,7 @@ from workers.generation.engine.cpu.scalar import (
     as_u16,
     compiled,
     exp,
+    nothing,
     number,
     store,
     take,
@@ -133,11 +134,6 @@ def attention(whole: int, begin_tasks: Any, score: Any, weigh: Any, end_tasks: A
 
 
 @compiled
-def _nothing() -> None:
-    pass
-
-
-@compiled
 def _score(like: Any, rows: Any, queries: Any, stride: Any, page: Any, words: Any, to: Any, ahead: Any) -> None:
     _score_page(like, rows, queries, stride, page, 4 * PAGE, words, to, 4 * STRETCH, 0, ahead, 4 * PAGE)
 
@@ -178,7 +174,7 @@ def _weigh_tiles(
         _weigh(like, head, rows, weights, stride, page, width, words, out)
 
 
-_attend = attention(1, _nothing, _score, _weigh, _nothing)
+_attend = attention(1, nothing, _score, _weigh, nothing)
 _attend_tiles = _attend
 if amx.AVAILABLE:
     _attend_tiles = attention(amx.TILE, amx.configure, _score_tiles, _weigh_tiles, amx.release)

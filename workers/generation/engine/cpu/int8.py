@@ -20,13 +20,13 @@ from numba.extending import intrinsic
 from torch import Tensor
 
 from workers.generation.engine import cpu
+from workers.generation.engine.cpu.finish import finish
 from workers.generation.engine.cpu.low_rank import Changes, reduce
 from workers.generation.engine.cpu.multiply import (
     AHEAD,
     STEP,
     add_changes,
     change_arguments,
-    finish,
     into_panels,
     rows_of_task,
 )

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray, types
-from numba.extending import overload
+from numba import carray
 from torch import Tensor
 
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu import amx
+from workers.generation.engine.cpu.finish import finish, finish_whole
 from workers.generation.engine.cpu.low_rank import ENTRY, Changes, reduce
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
@@ -25,13 +25,11 @@ from workers.generation.engine.cpu.scalar import (
     as_i64,
     as_u16,
     compiled,
-    load,
+    nothing,
     pack_of,
-    store,
     take,
-    typed,
 )
-from workers.generation.engine.cpu.tile import FINISH, KIND, MOST, MULTIPLY, PANEL
+from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
 from workers.generation.engine.kernel_calls import NOW, Argument, Caller
 
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
@@ -160,50 +158,11 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any
                 times(like, half, row - begin, low, parts * rank * size, change, words, into, 1, ahead, STEP)
 
 
-@compiled
-def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
-    """A row's sums in one panel, plus bias and onto, into `out` at `place`; `a`: see `product`."""
-    width = len(own)
-    target = out[place : place + width]
-    if a[8] != 0:
-        added = typed(x, a[8])[column : column + width]
-        for j in range(width):
-            own[j] += load(added[j])
-    if a[9] != 0:
-        onto = typed(out, a[9])[place : place + width]
-        for j in range(width):
-            own[j] += load(onto[j])
-    for j in range(width):
-        store(target, j, own[j])
-
-
-def finish_whole(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-    """As `finish`, but of a whole panel or half of one, in a few instructions; False where there is nothing for `x`."""
-    raise NotImplementedError
-
-
-@overload(finish_whole, inline="always")
-def _finish_whole(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-    four, two = FINISH[KIND[out.dtype]]
-    size = out.dtype.bitwidth // 8
-
-    def by_lines(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-        bias = a[8] + 2 * column if a[8] != 0 else 0
-        onto = a[9] + size * place if a[9] != 0 else 0
-        if half:
-            two(sums, bias, onto, a[3] + size * place)
-        else:
-            four(sums, bias, onto, a[3] + size * place)
-        return True
-
-    def not_at_all(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-        return False
-
-    return by_lines if x.dtype == types.uint16 else not_at_all
-
-
 def product(most: int, step: int, begin_passes: Any, one_pass: Any, end_passes: Any) -> Any:
-    """The product whose passes take at most so many rows, and words of a row in steps of so many."""
+    """The product whose passes take at most so many rows, and words of a row in steps of so many.
+
+    `held`: the address of the rows that `spare` has a copy of, filled up to what a pass needs.
+    """
 
     @compiled
     def run(pointer: Any, x: Any, out: Any) -> None:
@@ -217,8 +176,9 @@ def product(most: int, step: int, begin_passes: Any, one_pass: Any, end_passes: 
         panels = (outer + PANEL - 1) // PANEL
         per_task = rows_of_task(rows, panels, a[7], most)
         pieces = (rows + per_task - 1) // per_task
-        total, spare = np.empty(most * PANEL, dtype=np.float32), np.zeros(most * words, dtype=np.uint32)
-        address = total.ctypes.data
+        total = np.empty(most * PANEL, dtype=np.float32)
+        spare = np.empty(most * words if step > 1 else 0, dtype=np.uint32)
+        address, held = total.ctypes.data, 0
         begin_passes()
         number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])
         while number >= 0:
@@ -234,9 +194,8 @@ def product(most: int, step: int, begin_passes: Any, one_pass: Any, end_passes: 
                 if passes == 1:
                     ahead, stride = panel + AHEAD, STEP
                 source = a[1] + first * own_words * 4
-                one_pass(
-                    x, half, count, source, own_words, panel, words, address + byte, spare.ctypes.data, ahead, stride
-                )
+                copy, to = spare.ctypes.data, address + byte
+                held = one_pass(x, half, count, source, own_words, panel, words, to, copy, held, ahead, stride)
                 if a[10] != 0:
                     add_changes(x, a, first, count, number, half, byte, address)
                 for r in range(count):
@@ -252,28 +211,26 @@ def product(most: int, step: int, begin_passes: Any, one_pass: Any, end_passes: 
 
 
 @compiled
-def _nothing() -> None:
-    pass
-
-
-@compiled
 def _plain_pass(  # type: ignore[no-untyped-def]
-    like, half, rows, row, own_words, panel, words, out, spare, ahead, ahead_stride
+    like, half, rows, row, own_words, panel, words, out, spare, held, ahead, ahead_stride
 ):
     times(like, half, rows, row, 4 * own_words, panel, words, out, 0, ahead, ahead_stride)
+    return held
 
 
 @compiled
 def _pass_of_tiles(  # type: ignore[no-untyped-def]
-    like, half, rows, row, own_words, panel, words, out, spare, ahead, ahead_stride
+    like, half, rows, row, own_words, panel, words, out, spare, held, ahead, ahead_stride
 ):
     if rows % amx.TILE or words != own_words:
-        amx.fill(rows, row, own_words, spare, words)
-        row = spare
+        if row != held:
+            amx.fill(rows, row, own_words, spare, words)
+        row, held = spare, row
     amx.times(half, rows, row, 4 * words, panel, words, out, ahead, ahead_stride)
+    return held
 
 
-_multiply = product(MOST, 1, _nothing, _plain_pass, _nothing)
+_multiply = product(MOST, 1, nothing, _plain_pass, nothing)
 _multiply_tiles = _multiply
 if amx.AVAILABLE:
     _multiply_tiles = product(amx.ROWS, amx.STEP, amx.configure, _pass_of_tiles, amx.release)

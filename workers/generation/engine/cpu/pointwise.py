@@ -42,25 +42,26 @@ def _norm(pointer: Any, x: Any, weight: Any, out: Any) -> None:
 
 
 @compiled
-def _gate(pointer: Any, x: Any, out: Any) -> None:
-    a = carray(pointer, 6)
-    rows, width, kind = a[3], a[4], a[5]
+def _gate(pointer: Any, gate: Any, up: Any, out: Any) -> None:
+    """Arguments: 1 gate, 2 up, 3 out, 4 rows, 5 width, 6 numbers from a row of either to its next, 7 kind."""
+    a = carray(pointer, 8)
+    rows, width, stride, kind = a[4], a[5], a[6], a[7]
     while True:
         begin = take(pointer, ROWS)
         if begin >= rows:
             return
         for row in range(begin, min(begin + ROWS, rows)):
-            gate, up = x[2 * row * width : (2 * row + 1) * width], x[(2 * row + 1) * width : (2 * row + 2) * width]
+            gates, ups = gate[row * stride : row * stride + width], up[row * stride : row * stride + width]
             to = out[row * width : (row + 1) * width]
             if kind == SILU:
                 for at in range(width):
-                    g = load(gate[at])
-                    store(to, at, g / (np.float32(1) + exp(-g)) * load(up[at]))
+                    g = load(gates[at])
+                    store(to, at, g / (np.float32(1) + exp(-g)) * load(ups[at]))
             else:
                 for at in range(width):
-                    g = load(gate[at])
+                    g = load(gates[at])
                     inner = np.float32(1.5957691216) * (g + np.float32(0.044715) * g * g * g)
-                    store(to, at, g / (np.float32(1) + exp(-inner)) * load(up[at]))
+                    store(to, at, g / (np.float32(1) + exp(-inner)) * load(ups[at]))
 
 
 @compiled
@@ -84,28 +85,6 @@ def _norm_back(pointer: Any, x: Any, weight: Any, gradient: Any, out: Any) -> No
             back = along * scale * scale * scale / np.float32(width)
             for at in range(width):
                 store(to, at, load(slopes[at]) * (load(weight[at]) + offset) * scale - load(own[at]) * back)
-
-
-@compiled
-def _gate_apart(pointer: Any, gate: Any, up: Any, out: Any) -> None:
-    """Arguments: 1 gate, 2 up, 3 out, 4 rows, 5 width, 6 kind."""
-    a = carray(pointer, 7)
-    rows, width, kind = a[4], a[5], a[6]
-    while True:
-        begin = take(pointer, ROWS)
-        if begin >= rows:
-            return
-        first, end = begin * width, min(begin + ROWS, rows) * width
-        gates, ups, to = gate[first:end], up[first:end], out[first:end]
-        if kind == SILU:
-            for at in range(len(to)):
-                g = load(gates[at])
-                store(to, at, g / (np.float32(1) + exp(-g)) * load(ups[at]))
-        else:
-            for at in range(len(to)):
-                g = load(gates[at])
-                inner = np.float32(1.5957691216) * (g + np.float32(0.044715) * g * g * g)
-                store(to, at, g / (np.float32(1) + exp(-inner)) * load(ups[at]))
 
 
 @compiled
@@ -148,13 +127,13 @@ def _norm_fp32(pointer: Any) -> None:
 
 
 def _gate_bf16(pointer: Any) -> None:
-    a = carray(pointer, 3)
-    _gate(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL))
+    a = carray(pointer, 4)
+    _gate(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL))
 
 
 def _gate_fp32(pointer: Any) -> None:
-    a = carray(pointer, 3)
-    _gate(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL))
+    a = carray(pointer, 4)
+    _gate(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL))
 
 
 def _norm_back_bf16(pointer: Any) -> None:
@@ -167,16 +146,6 @@ def _norm_back_fp32(pointer: Any) -> None:
     a = carray(pointer, 5)
     x, weight = carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL)
     _norm_back(pointer, x, weight, carray(as_f32(a[3]), ALL), carray(as_f32(a[4]), ALL))
-
-
-def _gate_apart_bf16(pointer: Any) -> None:
-    a = carray(pointer, 4)
-    _gate_apart(pointer, carray(as_u16(a[1]), ALL), carray(as_u16(a[2]), ALL), carray(as_u16(a[3]), ALL))
-
-
-def _gate_apart_fp32(pointer: Any) -> None:
-    a = carray(pointer, 4)
-    _gate_apart(pointer, carray(as_f32(a[1]), ALL), carray(as_f32(a[2]), ALL), carray(as_f32(a[3]), ALL))
 
 
 def _gate_back_bf16(pointer: Any) -> None:
@@ -194,5 +163,4 @@ def _gate_back_fp32(pointer: Any) -> None:
 NORM = {"bf16": Kernel(_norm_bf16), "fp32": Kernel(_norm_fp32)}
 GATE = {"bf16": Kernel(_gate_bf16), "fp32": Kernel(_gate_fp32)}
 NORM_BACK = {"bf16": Kernel(_norm_back_bf16), "fp32": Kernel(_norm_back_fp32)}
-GATE_APART = {"bf16": Kernel(_gate_apart_bf16), "fp32": Kernel(_gate_apart_fp32)}
 GATE_BACK = {"bf16": Kernel(_gate_back_bf16), "fp32": Kernel(_gate_back_fp32)}

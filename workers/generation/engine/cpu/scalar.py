@@ -29,6 +29,11 @@ ALL = 1 << 60  # the length of an array whose end nobody checks
 compiled = njit(fastmath=True, error_model="numpy", forceinline=True)
 
 
+@compiled
+def nothing() -> None:
+    pass
+
+
 def _pointer(kind: Any) -> Any:
     @intrinsic
     def cast(_: Any, address: Any) -> Any:

@@ -102,7 +102,7 @@ def in_bf16(builder: Any, numbers: Any) -> Any:
     return builder.trunc(builder.lshr(rounded, all_of(WORDS, 16)), ir.VectorType(ir.IntType(16), LANES))
 
 
-def _typed(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
+def at_offset(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
 
 
@@ -125,7 +125,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         row, row_stride, panel, panel_stride, words, out, out_stride, add, ahead, ahead_stride = arguments
         row, panel, out, ahead = (builder.inttoptr(address, BYTES) for address in (row, panel, out, ahead))
         outs = [
-            _typed(builder, out, builder.add(builder.mul(LONG(r), out_stride), LONG(LINE * v)), FLOATS)
+            at_offset(builder, out, builder.add(builder.mul(LONG(r), out_stride), LONG(LINE * v)), FLOATS)
             for r, v in places
         ]
         keep = builder.icmp_signed("!=", add, LONG(0))
@@ -145,9 +145,9 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         for v in range(vectors):
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
             prefetch(builder, builder.gep(ahead, [wanted]))
-        lines = [builder.load(_typed(builder, panel, offset, WORDS), align=4) for offset in offsets]
+        lines = [builder.load(at_offset(builder, panel, offset, WORDS), align=4) for offset in offsets]
         own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
-        spread = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in own]
+        spread = [_spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in own]
         after = [step(builder, spread[r], lines[v], total) for (r, v), total in zip(places, totals, strict=True)]
         following = builder.add(word, LONG(1))
         builder.cbranch(builder.icmp_signed("<", following, words), loop, end)
@@ -160,7 +160,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         builder.position_at_end(end)
         if sums is not FLOATS:
             fronts = [builder.sub(builder.mul(LONG(r), row_stride), LONG(4)) for r in range(rows)]
-            scales = [_spread(builder, builder.load(_typed(builder, row, at, WORD), align=4)) for at in fronts]
+            scales = [_spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in fronts]
             scales = [builder.bitcast(scale, FLOATS) for scale in scales]
             after = [
                 _fma(builder, scales[r], builder.sitofp(last, FLOATS), first)
@@ -198,8 +198,8 @@ def dots(kind: str) -> Any:
 
             builder.position_at_end(loop)
             at, totals = builder.phi(LONG), [builder.phi(FLOATS) for _ in starts]
-            own = builder.load(_typed(builder, row, at, WORDS), align=4)
-            others = [builder.load(_typed(builder, start, at, WORDS), align=4) for start in starts]
+            own = builder.load(at_offset(builder, row, at, WORDS), align=4)
+            others = [builder.load(at_offset(builder, start, at, WORDS), align=4) for start in starts]
             after = [step(builder, own, other, total) for other, total in zip(others, totals, strict=True)]
             following = builder.add(at, LONG(LINE))
             builder.cbranch(builder.icmp_signed("<", following, builder.mul(words, LONG(4))), loop, end)
@@ -272,51 +272,6 @@ def family(vectors: int) -> Any:
     return multiply
 
 
-def finish(vectors: int, kind: str) -> Any:
-    """`(sums, bias, onto, out)`: one row of 16 · vectors fp32 sums, plus bias and onto (addresses, 0 for none; both of
-    bf16, but onto fp32 where `kind` is) into numbers of `kind`.
-    """
-
-    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, bias, onto, out = arguments
-        entry = builder.block
-        totals = [
-            builder.load(_typed(builder, builder.inttoptr(sums, BYTES), LONG(LINE * v), FLOATS), align=4)
-            for v in range(vectors)
-        ]
-        for address, size in ((bias, 2), (onto, 4 if kind == "fp32" else 2)):
-            add, after = builder.append_basic_block("add"), builder.append_basic_block("after")
-            builder.cbranch(builder.icmp_signed("!=", address, LONG(0)), add, after)
-            builder.position_at_end(add)
-            base, more = builder.inttoptr(address, BYTES), []
-            for v, total in enumerate(totals):
-                own = ir.VectorType(ir.IntType(16), LANES) if size == 2 else FLOATS
-                line = builder.load(_typed(builder, base, LONG(LANES * size * v), own), align=2)
-                if size == 2:
-                    line = builder.bitcast(builder.shl(builder.zext(line, WORDS), all_of(WORDS, 16)), FLOATS)
-                more.append(builder.fadd(total, line))
-            builder.branch(after)
-            builder.position_at_end(after)
-            joined = []
-            for total, sum_ in zip(totals, more, strict=True):
-                phi = builder.phi(FLOATS)
-                phi.add_incoming(total, entry)
-                phi.add_incoming(sum_, add)
-                joined.append(phi)
-            totals, entry = joined, after
-        for v, total in enumerate(totals):
-            stored, size = (total, 4) if kind == "fp32" else (in_bf16(builder, total), 2)
-            place = _typed(builder, builder.inttoptr(out, BYTES), LONG(LANES * size * v), stored.type)
-            builder.store(stored, place, align=2)
-        return context.get_dummy_value()
-
-    @intrinsic
-    def run(_: Any, sums: Any, bias: Any, onto: Any, out: Any) -> Any:
-        return types.void(*[types.int64] * 4), codegen
-
-    return run
-
-
 def dots_of_kind() -> Any:
     """`dot(like, row, lines, stride, words, out)`: `dots` for the kind of numbers that `like` holds."""
     of_kind = {kind: dots(kind) for kind in ("fp32", "bf16")}
@@ -338,4 +293,3 @@ def dots_of_kind() -> Any:
 
 MULTIPLY = {vectors: family(vectors) for vectors in (1, 2, 4)}
 DOT = dots_of_kind()
-FINISH = {kind: (finish(4, kind), finish(2, kind)) for kind in ("fp32", "bf16")}
