@@ -1,5 +1,6 @@
 """Letting artifacts go that no model of the store needs any more."""
 
+import logging
 from datetime import timedelta
 
 from sqlalchemy import text
@@ -7,8 +8,10 @@ from sqlalchemy.orm import Session
 
 from app.database import transaction, utc_now
 from app.settings import get_settings
-from models_registry.errors import RegistryError
+from models_registry.errors import IntegrityError, UnknownArtifact
 from models_registry.store import ArtifactStore, open_store
+
+log = logging.getLogger(__name__)
 
 # By table names: listings and jobs lie above variants in the layers. A deleted model's last calls may still be running.
 NEEDED = text("""
@@ -33,8 +36,12 @@ def remove_unused_artifacts(age: timedelta) -> int:
     """
     store = open_store(get_settings().artifacts_url)
     old = list(store.older_than(age.total_seconds()))
-    with transaction() as tx:
-        needed = needed_files(tx, store, age)
+    try:
+        with transaction() as tx:
+            needed = needed_files(tx, store, age)
+    except IntegrityError as error:
+        log.error("no artifact removed: %s, so what it needs is not known", error)
+        return 0
     return sum(store.remove(digest, age.total_seconds()) for digest in old if digest not in needed)
 
 
@@ -47,6 +54,6 @@ def needed_files(tx: Session, store: ArtifactStore, age: timedelta) -> set[str]:
         needed.add(digest)
         try:
             needed.update(blob.digest for blob in store.manifest(digest).files.values())
-        except RegistryError:
+        except UnknownArtifact:
             continue  # nothing of it is here to be kept
     return needed

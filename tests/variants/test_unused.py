@@ -76,3 +76,20 @@ def test_the_files_of_a_deleted_model_go_unless_it_was_published_or_another_has_
     assert store.manifest(base.digest)
     send(client, owner, base, folder, 2)
     assert store.folder(deleted[1]).is_dir()
+
+
+def test_a_damaged_manifest_keeps_everything_in_place(
+    client: TestClient, signed_up: Callable[..., Signed], base: Base, store: ArtifactStore, tmp_path: Path
+) -> None:
+    owner, folder = signed_up("seller"), tiny_adapter(base.source, tmp_path)
+    _, digest = send(client, owner, base, folder, 5)
+    files, manifest = age(store, digest), store.path(digest)
+    whole = manifest.read_bytes()
+    manifest.chmod(0o600)
+    try:
+        manifest.write_bytes(whole[:-1])
+        os.utime(manifest, (0, 0))
+        assert remove_unused_artifacts(HOUR) == 0
+        assert all(store.has(each) for each in files)
+    finally:
+        manifest.write_bytes(whole)
