@@ -64,6 +64,20 @@ def test_a_stopped_run_ends_in_the_same_bytes(
     assert resumed.done["metrics"] == whole.done["metrics"]
 
 
+@pytest.mark.parametrize(
+    ("method", "rows", "dtype"),
+    [("supervised", CHAT, "fp32"), ("supervised", CHAT, "bf16"), ("unlikelihood", MIXED, "fp32")],
+)
+def test_the_adapter_that_a_run_leaves_is_the_one_it_measured(
+    folder: Path, tmp_path: Path, method: str, rows: Sequence[Any], dtype: str
+) -> None:
+    more = {"held_out": rows[:4], "dtype": dtype, "peak_rate": 5e-3}
+    left = run(folder, tmp_path / "first", method, rows, **more).done
+    assert left["metrics"]["full_valid_loss"] < left["metrics"]["base_valid_loss"]
+    onwards = run(folder, tmp_path / "onwards", method, rows, parent=left["folder"], **more).done
+    assert onwards["metrics"]["base_valid_loss"] == pytest.approx(left["metrics"]["full_valid_loss"], rel=1e-4)
+
+
 def test_preferred_answers_gain_on_held_out_pairs(folder: Path, tmp_path: Path) -> None:
     told = run(folder, tmp_path / "work", "dpo", PAIRS * 4, held_out=PAIRS, peak_rate=5e-3, n_epochs=2)
     metrics = told.done["metrics"]

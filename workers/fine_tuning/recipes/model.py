@@ -65,9 +65,13 @@ def load_base(spec: JobSpec, device: torch.device) -> Any:
 
 
 def leave_file(model: nn.Module) -> None:
-    """Copy what still lies in the mapped file of weights: all its pages would stay for these."""
+    """Copy what still lies in the mapped file of weights: all its pages would stay for these.
+
+    Not what learns: that is a view of the vector that the optimizer moves.
+    """
     for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.clone()
 
 
 def pick_device(spec: JobSpec) -> torch.device:
