@@ -1,8 +1,8 @@
 """Letting artifacts go that no model of the store needs any more."""
 
-import logging
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
@@ -11,7 +11,7 @@ from app.settings import get_settings
 from models_registry.errors import IntegrityError, UnknownArtifact
 from models_registry.store import ArtifactStore, open_store
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 # By table names: listings and jobs lie above variants in the layers. A deleted model's last calls may still be running.
 NEEDED = text("""
@@ -40,7 +40,7 @@ def remove_unused_artifacts(age: timedelta) -> int:
         with transaction() as tx:
             needed = needed_files(tx, store, age)
     except IntegrityError as error:
-        log.error("no artifact removed: %s, so what it needs is not known", error)
+        log.error("unused_artifacts_left", error=str(error))  # what its model needs is not known
         return 0
     return sum(store.remove(digest, age.total_seconds()) for digest in old if digest not in needed)
 
