@@ -1,5 +1,6 @@
 """Fine-tuning by OpenAI's job API, on the real base, with the official SDK."""
 
+import json
 import threading
 from typing import Any, cast
 
@@ -23,6 +24,14 @@ def start(seller: Person, file_id: str, **options: Any) -> Any:
     create: Any = seller.openai.fine_tuning.jobs.create
     method = {"type": "supervised", "supervised": {"hyperparameters": {"n_epochs": 1, "batch_size": 4}}}
     return create(**({"model": BASE, "training_file": file_id, "method": method, "seed": 1} | options))
+
+
+def likelihood(person: Person, model: str, text: str) -> float:
+    """Log-probability that the served model gives to a text, the first token apart."""
+    scored = person.openai.completions.create(model=model, prompt=text, echo=True, logprobs=0, max_tokens=0)
+    logprobs = scored.choices[0].logprobs
+    assert logprobs is not None and logprobs.token_logprobs is not None
+    return sum(each or 0.0 for each in logprobs.token_logprobs)
 
 
 def wait_until(seller: Person, job_id: str, statuses: tuple[str, ...], seconds: float = 120) -> Any:
@@ -66,6 +75,8 @@ def test_a_job_trains_reports_and_makes_a_callable_model(seller: Person) -> None
     assert checkpoint.metrics.full_valid_loss is not None
     assert done.trained_tokens
     assert ask(seller, done.fine_tuned_model).choices[0].message.content
+    learned = json.loads(tech_support(1).training)["messages"][-1]["content"]
+    assert likelihood(seller, done.fine_tuned_model, learned) > likelihood(seller, BASE, learned) + 1
     assert done.fine_tuned_model in [model.id for model in seller.openai.models.list()]
     seller.openai.models.delete(done.fine_tuned_model)
     with pytest.raises(openai.NotFoundError):
