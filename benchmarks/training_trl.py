@@ -36,7 +36,7 @@ def main(spec: dict[str, Any]) -> None:
         shuffle_dataset=False,
         max_grad_norm=1.0,
         bf16=True,
-        use_cpu=True,
+        use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=spec["checkpointing"],
         logging_steps=1,
         save_strategy="no",
@@ -53,7 +53,8 @@ def main(spec: dict[str, Any]) -> None:
     )
     trainer.train()
     losses = [each["loss"] for each in trainer.state.log_history if "loss" in each]
-    Path(spec["result"]).write_text(json.dumps({"seconds": clock.seconds, "losses": losses}))
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    Path(spec["result"]).write_text(json.dumps({"seconds": clock.seconds, "peak": peak, "losses": losses}))
 
 
 if __name__ == "__main__":

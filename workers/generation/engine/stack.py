@@ -10,6 +10,7 @@ from torch import Tensor
 from workers.generation.engine.adapters import StepAdapters
 from workers.generation.engine.attention import PackedStep
 from workers.generation.engine.fused import FusedLayer
+from workers.generation.engine.rotation import Rotation
 
 if TYPE_CHECKING:
     from workers.generation.engine.cpu.tape import Tape
@@ -37,14 +38,16 @@ class FusedStack:
         self._recordings: dict[bool, Recording] = {}
 
     def __call__(self, hidden: Tensor, positions: tuple[Tensor, Tensor], step: PackedStep) -> Tensor:
-        """`[1, rows, hidden]` → the same, in memory that the next step writes again. `positions`: cos and sin."""
+        """`[1, rows, hidden]` → the same, in memory that the next step writes again. `positions`: cos and sin,
+        contiguous.
+        """
         rows, adapters = hidden.shape[1], self._adapters
         recording = self._recordings.get(adapters.room > 0)
         if recording is None or recording.tape.capacity < rows or recording.room < adapters.room:
             recording = self._record(hidden, positions, step)
             self._recordings[adapters.room > 0] = recording
         recording.before[:, :rows] = hidden
-        cos, sin = (each.contiguous() for each in positions)
+        cos, sin = positions
         values = {"rows": rows, "cos": cos.data_ptr(), "sin": sin.data_ptr(), "places": step.places.data_ptr()}
         recording.tape.play(values | step.plan.arguments(self._shape) | adapters.arguments())
         return recording.after[:, :rows]
@@ -65,11 +68,12 @@ class FusedDecoder:
     """What a model of such layers is besides them, without the wrappers around it."""
 
     def __init__(self, decoder: Any, head: "PlainLinear", layers: Sequence[FusedLayer], adapters: StepAdapters) -> None:
-        self._embed, self._rotate, self._norm, self._head = decoder.embed_tokens, decoder.rotary_emb, decoder.norm, head
+        self._embed, self._norm, self._head = decoder.embed_tokens, decoder.norm, head
+        self._rotation = Rotation(decoder.rotary_emb, self._embed.weight)
         self._stack = FusedStack(layers, adapters)
 
     def logits(self, ids: Tensor, positions: Tensor, wanted: Tensor, step: PackedStep) -> Tensor:
         """ids and positions `[1, rows]`; wanted: rows of which logits are returned → `[wanted rows, vocabulary]`."""
         hidden = self._embed(ids)
-        hidden = self._stack(hidden, self._rotate(hidden, positions), step)
+        hidden = self._stack(hidden, self._rotation(hidden, positions), step)
         return self._head.forward(self._norm.forward(hidden[:, wanted]))[0]

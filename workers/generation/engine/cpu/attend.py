@@ -65,13 +65,13 @@ def attention(whole: int, begin_tasks: Any, score: Any, weigh: Any, end_tasks: A
         weights_own = np.empty(most_rows * STRETCH * size // 4, dtype=np.uint32)
         scores, result = np.empty(most_rows * STRETCH, dtype=np.float32), np.empty(most_rows * width, dtype=np.float32)
         most, sums = np.empty(most_rows, dtype=np.float32), np.empty(most_rows * LANES, dtype=np.float32)
-        queries, weights_at, scores_at = queries_own.ctypes.data, weights_own.ctypes.data, scores.ctypes.data
-        result_at, sums_at = result.ctypes.data, sums.ctypes.data
-        scaled = typed(query, queries)
         row_stride, out_stride = (heads + 2 * kv_heads) * head_dim, heads * head_dim
         begin_tasks()
         at = take(pointer, 1)
         while at < a[11] * kv_heads:
+            # Asked for here: numba frees an array after its last mention, and an address is none.
+            queries, weights_at, scores_at = queries_own.ctypes.data, weights_own.ctypes.data, scores.ctypes.data
+            result_at, sums_at, scaled = result.ctypes.data, sums.ctypes.data, typed(query, queries)
             task, head = tasks[at // kv_heads * 4 : at // kv_heads * 4 + 4], at % kv_heads
             first_row, count, start = task[0], task[1], task[2]
             table = carray(as_i64(a[12] + task[3] * blocks * 8), blocks)

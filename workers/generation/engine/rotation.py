@@ -1,0 +1,31 @@
+"""Rotary positions (RoPE, arXiv 2104.09864): cos and sin as the model computes them, once for every position."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import embedding
+
+# Kinds whose angles are a matter of the position alone, however long the sequence has become.
+FIXED = {"default", "linear", "llama3", "yarn"}
+
+
+class Rotation:
+    """To compute them anew took a tenth of what a step of one sequence spends outside the kernels' work; and of a long
+    tensor torch computes some numbers in vectors, others one by one, with other last bits.
+    """
+
+    def __init__(self, own: Any, like: Tensor) -> None:
+        """`own`: the model's rotary module; `like` has the type and device of its activations."""
+        self._own, self._table = own, None
+        if own.rope_type in FIXED:
+            places = torch.arange(own.max_seq_len_cached, device=like.device)[None]
+            self._table = tuple(each[0].contiguous() for each in own(like, places))
+
+    def __call__(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """positions `[1, rows]` → cos and sin, `[1, rows, rotated]` each."""
+        if self._table is None:
+            cos, sin = self._own(like, positions)
+            return cos.contiguous(), sin.contiguous()
+        cos, sin = self._table
+        return embedding(positions, cos), embedding(positions, sin)
