@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from tests.fine_tuning.recipe import BATCH, Told, chat, run, write
 from tests.tiny_base import tiny_base
 from workers.fine_tuning.child import Child
-from workers.fine_tuning.spec import STOP, JobSpec, Report
+from workers.fine_tuning.spec import JobSpec, Report
 from workers.fine_tuning.trouble import Ending
 
 # 11 rows in steps of 4: the last has 3 for 2 devices, and parts of 64 tokens are of unequal number.
@@ -89,29 +89,27 @@ def test_two_devices_that_share_a_whole_model_learn_what_one_learns(folder: Path
     assert_same_result(reports[-1].data, last, "model.safetensors")
 
 
-def test_a_killed_device_ends_all_and_others_go_on_to_the_adapter_of_one(folder: Path, tmp_path: Path) -> None:
+def test_a_killed_device_ends_all_and_one_goes_on_to_the_adapter_of_one(folder: Path, tmp_path: Path) -> None:
     work, processes = tmp_path / "work", list[psutil.Process]()
     work.mkdir()
+    killed, ending = spread(folder, work, "supervised", ROWS, 2, killer_of_the_last(processes))
+    assert ending == Ending(-signal.SIGKILL, last=ending.last, kernel_killed=ending.kernel_killed)
+    assert len(processes) == 1
+    assert psutil.wait_procs(processes, timeout=20)[1] == []
+    ended = run(folder, work, "supervised", ROWS, held_out=ROWS[:3], **TERMS)
+    first = ended.all("begin")[0]["step"]
+    assert first >= 1
+    alone = run(folder, tmp_path / "one", "supervised", ROWS, held_out=ROWS[:3], **TERMS)
+    assert losses(killed)[:first] + ended.losses == pytest.approx(alone.losses, abs=ROUNDING)
+    assert_same_result(ended.done, alone, "adapter_model.safetensors")
 
-    def kill_one_of_them(child: Child, report: Report) -> None:
+
+def killer_of_the_last(processes: list[psutil.Process]) -> Watch:
+    """At the first checkpoint it ends one of the devices; `processes` then are all but the first."""
+
+    def kill(child: Child, report: Report) -> None:
         if report.event == "saved" and not processes:
             processes.extend(psutil.Process(child.pid).children())
             processes[-1].kill()
 
-    def stop(child: Child, report: Report) -> None:
-        if report.event == "step" and report.data["step"] >= 5:
-            child.order(STOP)
-
-    killed, ending = spread(folder, work, "supervised", ROWS, 3, kill_one_of_them)
-    assert ending == Ending(-signal.SIGKILL, last=ending.last, kernel_killed=ending.kernel_killed)
-    assert len(processes) == 2
-    assert psutil.wait_procs(processes, timeout=20)[1] == []
-    stopped, ending = spread(folder, work, "supervised", ROWS, 2, stop)
-    assert (stopped[-1].event, ending.code) == ("stopped", 0)
-    first = stopped[0].data["step"]
-    assert first >= 1
-    ended = run(folder, work, "supervised", ROWS, held_out=ROWS[:3], **TERMS)
-    alone = run(folder, tmp_path / "one", "supervised", ROWS, held_out=ROWS[:3], **TERMS)
-    curve = losses(killed)[:first] + losses(stopped) + ended.losses
-    assert curve == pytest.approx(alone.losses, abs=ROUNDING)
-    assert_same_result(ended.done, alone, "adapter_model.safetensors")
+    return kill

@@ -2,7 +2,8 @@
 
 The task starts the first, which leads: it hears orders, reports and writes. It starts the others and ends as one of
 them ends before its time; they end with it. So for the task a job stays one process. accelerate chooses device and
-backend of each (nccl, gloo); rows, sums and orders are shared here. With one device all of this does nothing.
+backend of each (nccl, gloo); rows, sums and orders are shared here. With one device all of this does nothing,
+and accelerate, a second's work to import, is left out.
 """
 
 import os
@@ -19,8 +20,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor, cuda, distributed, get_num_threads, set_num_threads
 
 from workers.fine_tuning.spec import JobSpec
@@ -32,6 +31,8 @@ PATIENCE = timedelta(days=1)
 
 def join(spec: JobSpec) -> None:
     """Start the others, if this is the first, and meet them: a file in the job's own folder tells who listens where."""
+    from accelerate import PartialState
+
     if spec.number == 0:
         handle, meeting = tempfile.mkstemp(prefix="meeting-", dir=spec.work)
         os.close(handle)
@@ -89,13 +90,20 @@ def leaders(value: T) -> T:
     """What the first device holds, for all of them."""
     if count() == 1:
         return value
+    from accelerate.utils import broadcast_object_list
+
     found: list[T] = broadcast_object_list([value])
     return found[0]
 
 
 def everyones(values: list[T]) -> list[T]:
     """The lists of all devices, end to end."""
-    return values if count() == 1 else gather_object(values)
+    if count() == 1:
+        return values
+    from accelerate.utils import gather_object
+
+    found: list[T] = gather_object(values)
+    return found
 
 
 def total(sums: Counter[str]) -> Counter[str]:
@@ -119,5 +127,7 @@ def first_alone() -> Iterator[None]:
     if count() == 1:
         yield
     else:
+        from accelerate import PartialState
+
         with PartialState().main_process_first():
             yield
