@@ -26,12 +26,13 @@ STEP_TOKENS = 200
 @dataclass(frozen=True)
 class Work:
     """What training comes to: `tokens` learned in `steps` steps; `looked`: those only seen, in evaluations and for a
-    reference.
+    reference; `longest`: tokens of the longest row, which is never cut, or 0.
     """
 
     tokens: int
     steps: int
     looked: int = 0
+    longest: int = 0
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Expectation:
 
 
 def expect(tx: Session, base: BaseModel, method: Method, work: Work) -> Expectation:
-    size, arithmetic = needs(base, method)
+    size, arithmetic = needs(base, method, work.longest)
     found = [each for each in measured(tx, base, method) if 1 / ALIKE_SIZE <= each["size"] / size <= ALIKE_SIZE]
     if not found:
         return Expectation(estimated_seconds(work.tokens, work.looked, size, method.makes_base), arithmetic, 0)
@@ -56,10 +57,11 @@ def expect(tx: Session, base: BaseModel, method: Method, work: Work) -> Expectat
     return Expectation(round(seconds_of(work, size, found), 1), int(memory), len(found))
 
 
-def needs(base: BaseModel, method: Method) -> tuple[int, int]:
+def needs(base: BaseModel, method: Method, longest: int = 0) -> tuple[int, int]:
     """Parameters of the model that is trained (at least 1), and the bytes that its training should take."""
     size = sizes(method, base.parameters or 0, base.shape)[-1]
-    return max(1, size.parameters), peak_memory_bytes(size.parameters, size.layers, size.width, method.makes_base)
+    memory = peak_memory_bytes(size.parameters, size.layers, size.width, method.makes_base, longest)
+    return max(1, size.parameters), memory
 
 
 def measured(tx: Session, base: BaseModel, method: Method) -> list[dict[str, Any]]:

@@ -6,6 +6,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from app.database import utc_now
 from app.errors import NotFound
 from app.fine_tuning.tables import FineTuningCheckpoint, FineTuningEvent, FineTuningJob
 from app.variants.tables import Variant
@@ -18,6 +19,11 @@ def find_job(tx: Session, account_id: str, job_id: str, *, lock: bool = False) -
     if job is None:
         raise NotFound(f"Could not find fine tune: {job_id}", param="fine_tuning_job_id")
     return job
+
+
+def is_abandoned(job: FineTuningJob) -> bool:
+    """A running one that no worker has a lease on any more: an order would be heard by nobody until it is claimed."""
+    return job.status == "running" and (job.lease_expires_at is None or job.lease_expires_at < utc_now())
 
 
 def list_jobs(

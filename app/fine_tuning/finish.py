@@ -11,7 +11,7 @@ from app.billing.ledger import REVENUE
 from app.database import utc_now
 from app.errors import JobNotCancellable
 from app.fine_tuning.events import Event, add_events
-from app.fine_tuning.find import find_job
+from app.fine_tuning.find import find_job, is_abandoned
 from app.fine_tuning.rules import OPEN, UNCLAIMED, training_price
 from app.fine_tuning.tables import FineTuningJob
 from app.variants.tables import BaseModel, Variant
@@ -52,10 +52,15 @@ def cancelled(tx: Session, job_id: str, token: int | None) -> bool:
 
 
 def cancel(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
-    """A waiting or paused job ends at once, a running one within seconds. Raises NotFound, JobNotCancellable."""
+    """A waiting or paused job ends at once, and so does one whose worker is gone; a running one within seconds.
+    Raises NotFound, JobNotCancellable.
+    """
     job = find_job(tx, account_id, job_id, lock=True)
     if job.status in UNCLAIMED:
         cancelled(tx, job_id, None)
+        tx.refresh(job)
+    elif is_abandoned(job):
+        cancelled(tx, job_id, job.fencing_token)
         tx.refresh(job)
     elif job.status in OPEN:
         job.cancel_requested = True

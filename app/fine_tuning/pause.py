@@ -4,16 +4,18 @@ from sqlalchemy.orm import Session
 
 from app.errors import JobNotPausable, JobNotResumable
 from app.fine_tuning.events import Event, add_events
-from app.fine_tuning.find import find_job
+from app.fine_tuning.find import find_job, is_abandoned
 from app.fine_tuning.rules import OPEN, WAITING
 from app.fine_tuning.tables import FineTuningJob
 from app.fine_tuning.wake import wake_worker
 
 
 def pause(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
-    """A waiting job rests at once, a running one within seconds. Raises NotFound, JobNotPausable once it has ended."""
+    """A waiting job rests at once, and so does one whose worker is gone; a running one within seconds. Raises NotFound,
+    JobNotPausable once it has ended.
+    """
     job = find_job(tx, account_id, job_id, lock=True)
-    if job.status in WAITING:
+    if job.status in WAITING or is_abandoned(job):
         rest(tx, job)
     elif job.status == "running":
         job.pause_requested = True

@@ -177,11 +177,12 @@ def estimated_seconds(tokens: int, looked: int, parameters: int, whole: bool) ->
     return round(START_SECONDS + operations / FLOPS_PER_SECOND, 1)
 
 
-def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool) -> int:
-    """Frozen weights in 16 bits, once for each way (recipes/frozen.py), the activations of one pack, the runtime; where
-    the `whole` model learns, weights in 16 bits, and those, gradients and two moments in 32.
+def peak_memory_bytes(parameters: int, layers: int, hidden_size: int, whole: bool, longest: int = 0) -> int:
+    """Frozen weights in 16 bits, once for each way (recipes/frozen.py), the activations of one pack or of the `longest`
+    row (tokens), the runtime; where the `whole` model learns, weights in 16 bits, and those, gradients and two moments
+    in 32.
     """
-    activations = ACTIVATION_FACTOR * layers * hidden_size * PACK_TOKENS
+    activations = ACTIVATION_FACTOR * layers * hidden_size * max(PACK_TOKENS, longest)
     return (18 if whole else 4) * parameters + activations + RUNTIME_BYTES
 
 

@@ -21,7 +21,7 @@ from app.fine_tuning.changes import check_changes
 from app.fine_tuning.estimate import Expectation, Work, expect
 from app.fine_tuning.events import Event, add_events
 from app.fine_tuning.finish import KIND
-from app.fine_tuning.methods import Method, training_rows, wrong_rows
+from app.fine_tuning.methods import Method, block_tokens, training_rows, wrong_rows
 from app.fine_tuning.rules import (
     OPEN,
     Hyperparameters,
@@ -137,7 +137,10 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     looked = looked_tokens(resolved, steps, *held_out(files[1:], method, base.context_length))
     if method.type == "dpo":
         looked += sum(likely_tokens(each) for each in files)
-    expected = expect(tx, base, method, Work(likely, steps, looked))
+    context = base.context_length or 0
+    longest_row = max((each.report["tokens_max"] for each in files if each.report), default=0)
+    longest = block_tokens(method, context) or min(longest_row, context)
+    expected = expect(tx, base, method, Work(likely, steps, looked, longest))
     price = training_price(most, base.training_micros_per_million_tokens)
     return Plan(base, parent, files, most, price, expected)
 

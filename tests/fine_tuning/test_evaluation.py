@@ -1,5 +1,6 @@
 """Held-out rows decide: what is kept, when it is enough, and what changed between the base and the model."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,17 @@ def test_before_and_after_are_measured_and_shown(base: Path, tmp_path: Path) -> 
     assert len(samples) == 2
     assert "What is number 0?" in samples[0]["prompt"]
     assert samples[0]["before"] != samples[0]["after"]
+
+
+def test_a_checkpoint_shows_what_its_epoch_was_judged_by(base: Path, tmp_path: Path) -> None:
+    told = run(base, tmp_path, "supervised", TRAINING, n_epochs=3, keep="best", held_out=TRAINING[:3])
+    judged = [step["full_valid_loss"] for step in told.all("step") if "full_valid_loss" in step]
+    assert len(judged) == 3
+    assert [each["metrics"]["full_valid_loss"] for each in told.all("epoch")] == judged[:2]
+    assert all("full_valid_mean_token_accuracy" in each["metrics"] for each in told.all("epoch"))
+
+
+def test_what_a_database_of_texts_cannot_hold_is_left_out_of_what_is_shown(base: Path, tmp_path: Path) -> None:
+    told = run(base, tmp_path, "supervised", TRAINING, held_out=[chat("What is\0 this?", "A \0 of three.")])
+    assert "What is this?" in told.done["samples"][0]["prompt"]
+    assert "\\u0000" not in json.dumps(told.done["samples"])

@@ -143,6 +143,17 @@ def test_the_slope_of_unlikelihood_is_that_of_its_formula(folder: Path) -> None:
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
 
 
+def test_an_unwanted_answer_that_is_all_but_certain_is_still_pushed_down(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    logprobs = torch.tensor([-1e-7, -1e-5, -2.0], requires_grad=True)
+    monkeypatch.setattr(objective, "target_logprobs", lambda model, pack: (logprobs, 0))
+    loss, _ = objective.Likelihood().measure(None, [Row([5, 9, 17, 3], [False, True, True, True], unwanted=True)], CPU)
+    (slope,) = torch.autograd.grad(loss, logprobs)
+    assert torch.isfinite(slope).all()
+    assert slope[0] >= slope[1] > slope[2] > 0
+
+
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
 def test_a_new_model_learns_its_texts_and_loads_anywhere(tmp_path: Path, architecture: str) -> None:
     settings = {**GPT2, "architecture": architecture}

@@ -53,3 +53,20 @@ def test_a_packed_sequence_attends_only_to_itself(
     gradients: list[Any] = [torch.autograd.grad(output, inputs, slope) for output in (found, wanted)]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("short", [True, False])
+def test_a_second_answer_looks_back_as_far_as_if_it_followed_the_prompt_itself(
+    monkeypatch: pytest.MonkeyPatch, short: bool
+) -> None:
+    monkeypatch.setattr(packing, "SHORT", 128 if short else 0)
+    prompt, first, second = 6, 5, 7
+    tokens = prompt + first + second
+    row = Row([0] * tokens, [True] * tokens, fork=(prompt, first))
+    inputs = [packed(HEADS, tokens, 1), packed(KV_HEADS, tokens, 2), packed(KV_HEADS, tokens, 3)]
+    pack = packing.pack([row], torch.device("cpu"))
+    query, key, value = inputs
+    found = packing.packed_attention(nn.Identity(), query, key, value, None, pack=pack, sliding_window=4)[0]
+    own = [torch.cat([each[:, :, :prompt], each[:, :, prompt + first :]], 2) for each in inputs]
+    wanted = alone(own, (prompt + second,), 4)
+    torch.testing.assert_close(found[:, prompt + first :], wanted[:, prompt:], atol=1e-5, rtol=1e-5)

@@ -1,6 +1,6 @@
 """Whose job comes next: every tenant has its turn, nobody more than their share, no worker more than it can hold."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
@@ -10,6 +10,8 @@ from sqlalchemy.orm import Session
 from app.database import NewSession, utc_now
 from app.fine_tuning.claim import TOO_LARGE, Slot, claim_next, tell_what_does_not_fit
 from app.fine_tuning.events import last_reported_step
+from app.fine_tuning.finish import cancel
+from app.fine_tuning.pause import pause
 from app.fine_tuning.rules import OPEN
 from app.fine_tuning.tables import FineTuningEvent, FineTuningJob
 from app.settings import FineTuningSettings, get_settings
@@ -18,6 +20,7 @@ from tests.factories import new_account, new_base
 from workers.fine_tuning.device import machine_memory, memory_of
 
 ANY = 2**60
+Order = Callable[[Session, str, str], FineTuningJob]
 SLOT = Slot(lease=60, memory_bytes=ANY)
 
 
@@ -105,6 +108,14 @@ def test_a_paused_job_is_nobodys_and_one_paused_while_its_worker_died_rests(alon
     dead = queue(alone, status="running", pause_requested=True, lease_expires_at=lapsed)
     assert claimed(alone, 1) == [None]
     assert (dead[0].status, dead[0].pause_requested) == ("paused", False)
+
+
+@pytest.mark.parametrize(("order", "status"), [(cancel, "cancelled"), (pause, "paused")])
+def test_a_job_whose_worker_is_gone_obeys_its_owner_at_once(alone: Session, order: Order, status: str) -> None:
+    lately, soon = utc_now() - timedelta(seconds=1), utc_now() + timedelta(seconds=60)
+    gone, held = (queue(alone, status="running", lease_expires_at=until)[0] for until in (lately, soon))
+    assert order(alone, gone.account_id, gone.id).status == status
+    assert order(alone, held.account_id, held.id).status == "running"
 
 
 def test_a_worker_offers_what_its_device_has_unless_told() -> None:

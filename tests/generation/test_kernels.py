@@ -188,3 +188,12 @@ def test_what_another_sequence_left_in_a_page_reaches_nobody(pairs: Any, dtype: 
         told.append(pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape))
     assert torch.equal(told[0].view(torch.uint8), told[1].view(torch.uint8))
     assert query != 0.5 or close(told[1].flatten(1), torch.ones(3, 32))
+
+
+def test_a_layer_of_another_form_than_its_pages_is_refused(pairs: Any) -> None:
+    pages, places = pairs[-1].KernelPages(2, 1, 16, torch.bfloat16), torch.arange(1)
+    for heads, dtype in ((1, torch.float32), (2, torch.bfloat16)):
+        with pytest.raises(ValueError, match="form"):
+            pages.store(torch.ones(1, 3 * heads, 16, dtype=dtype), places, Shape(heads, heads, 16, 0.25))
+    with pytest.raises(ValueError, match="form"):
+        pages.store(torch.ones(1, 3, 32).bfloat16(), places, Shape(1, 1, 32, 0.25))

@@ -15,6 +15,9 @@ PERIOD = 0.5
 # Longer jobs tell the mean of several steps at once, so that a curve stays this many points.
 MOST_POINTS = 1000
 
+EVALUATED = {"valid_loss", "full_valid_loss"}
+SHOWN = ("valid_", "full_valid_", "reward_", "unwanted_")
+
 
 class MetricsLog:
     """Raises LostLease when the job is no longer this worker's."""
@@ -60,7 +63,7 @@ class MetricsLog:
         if step <= self._told:
             return
         self._unsaid.append(data)
-        if step % self._stride == 0 or step in (1, self._total) or "valid_loss" in data:
+        if step % self._stride == 0 or step in (1, self._total) or data.keys() & EVALUATED:
             self._events.append(step_event(merged(self._unsaid), self._total))
             self._unsaid, self._told = [], step
 
@@ -104,5 +107,5 @@ def step_event(data: dict[str, Any], total: int) -> Event:
         figures["train_mean_token_accuracy"] = data["mean_token_accuracy"]
     if "valid_loss" in data:
         text += f", validation loss={data['valid_loss']:.2f}"
-    figures |= {name: value for name, value in data.items() if name.startswith(("valid_", "reward_", "unwanted_"))}
+    figures |= {name: value for name, value in data.items() if name.startswith(SHOWN)}
     return Event(text, type="metrics", data=figures)

@@ -71,11 +71,12 @@ class JobRunner:
 
     def _claim(self) -> FineTuningJob | None:
         """Reserves the job's memory, so that two at once never need more than there is."""
-        with self._claiming, transaction() as tx:
-            job = claim_next(tx, Slot(self.settings.lease, self.memory_bytes - self._reserved))
-            if job is None:
-                tell_what_does_not_fit(tx, self.memory_bytes)
-            else:
+        with self._claiming:
+            with transaction() as tx:
+                job = claim_next(tx, Slot(self.settings.lease, self.memory_bytes - self._reserved))
+                if job is None:
+                    tell_what_does_not_fit(tx, self.memory_bytes)
+            if job is not None:  # and its claim is committed
                 self._reserved += job.memory_bytes
             return job
 

@@ -17,14 +17,14 @@ TENSORS, STATE = "state.safetensors", "state.json"
 
 def save_checkpoint(
     work: Path, step: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any], min_free_bytes: int = 0
-) -> Path:
-    """Keep this step's state, unless it is kept already, and forget earlier ones.
+) -> bool:
+    """Keep this step's state and forget earlier ones; False where it was kept already.
 
     Raises OSError when the disk is full, or would have less than `min_free_bytes` left; the last state then stays.
     """
     folder = work / f"step-{step:09d}"
     if folder in checkpoints(work):
-        return folder
+        return False
     with whole_folder(folder, work / "new") as temporary:
         check_room(work, sum(each.nbytes for each in tensors.values()) + min_free_bytes)
         save_file(dict(tensors), temporary / TENSORS)
@@ -32,7 +32,7 @@ def save_checkpoint(
     for old in checkpoints(work):
         if old != folder:
             shutil.rmtree(old, ignore_errors=True)
-    return folder
+    return True
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from workers.fine_tuning.recipes.rows import Row
 
 Sums = Counter[str]
 # A probability this near to 1 would make the unlikelihood's slope endless.
-SUREST = 1 - 1e-4
+SUREST = 1 - 1e-5
 
 
 class Objective(Protocol):
@@ -51,7 +51,7 @@ class Likelihood:
             return loss, {"loss": value, "wanted_loss": value, "correct": float(correct), "wanted": count, "all": count}
         unwanted = torch.tensor([row.unwanted for row in rows], device=device)[pack.answers // 2]
         likely = logprobs.detach()
-        pushed = -torch.log1p(-logprobs.exp().clamp(max=SUREST)) * self.unwanted_weight
+        pushed = -torch.log1p(-SUREST * logprobs.exp()) * self.unwanted_weight
         loss = torch.where(unwanted, pushed, -logprobs).sum()
         wanted = int((~unwanted).sum())
         return loss, {

@@ -18,7 +18,9 @@ def samples(run: "Run") -> list[dict[str, str]]:
     renderer = Renderer.load(getattr(run.trainable, "tokenizer", Path(run.spec.base)))
     texts = [renderer.decode(prompt) for prompt in run.prompts]
     rows = zip(texts, run.said_before, run.say(), strict=True)
-    return [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in rows]
+    shown = [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in rows]
+    # A database of texts has no place for NUL, which a row may hold and a model may say.
+    return [{name: text.replace("\0", "") for name, text in each.items()} for each in shown]
 
 
 def final_metrics(run: "Run", step: int, *, full: bool) -> dict[str, Any]:
@@ -26,6 +28,7 @@ def final_metrics(run: "Run", step: int, *, full: bool) -> dict[str, Any]:
     shown = {name: value for name, value in last.items() if name not in ("step", "lr", "loss") and "valid" not in name}
     metrics: dict[str, Any] = {"step": step, "train_loss": last["loss"]}
     metrics |= {f"train_{name}": value for name, value in shown.items()}
+    metrics |= {name: value for name, value in last.items() if name.startswith(("valid_", "full_valid_"))}
     if run.held_out and full:
         found = run.evaluate(run.held_out)
         metrics |= {f"full_valid_{name}": value for name, value in found.items()}

@@ -146,14 +146,28 @@ def packed_attention(
 
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     seen = pack.visible
-    if seen is None and sliding_window is not None and longest > sliding_window:
-        seen = visible(longest, sliding_window, query.device)[None]
+    if sliding_window is not None and longest > sliding_window:
+        if seen is None:
+            seen = visible(longest, sliding_window, query.device)[None]
+        else:
+            seen = seen & within(pack, sliding_window)
     attend = attend_short if longest <= SHORT else attend_long
     output = attend(side_by_side(query), side_by_side(key), side_by_side(value), scale, seen)
     rows = output.transpose(1, 2).reshape(sequences * longest, *query.shape[1:2], value.shape[-1])
     if sequences > 1:
         rows = Gather.apply(rows, pack.places)
     return rows.unsqueeze(0), None
+
+
+def within(pack: Pack, window: int) -> Tensor:
+    """[sequences, longest, longest]: whose position is less than `window` before one's own; in a forked sequence that
+    is another matter than its place.
+    """
+    sequences, longest = pack.shape
+    positions = pack.positions.new_zeros(sequences * longest)
+    positions[pack.places] = pack.positions[0]
+    at = positions.view(sequences, longest)
+    return at[:, :, None] - at[:, None, :] < window
 
 
 def attend_short(query: Tensor, key: Tensor, value: Tensor, scale: float, seen: Tensor | None) -> Tensor:

@@ -98,7 +98,9 @@ class Run:
             self.trainable.weights.copy_(self.trainable.part(tensors["weights"]))
             self.trainable.publish()
             moments = {name: self.trainable.part(tensors[name]).to(self.device) for name in ("exp_avg", "exp_avg_sq")}
-            self.optimizer.state[self.vector] = {"step": torch.tensor(float(state["step"])), **moments}
+            # torch's fused step, on a GPU, wants its counter there too.
+            done = torch.tensor(float(state["step"]), device=self.device)
+            self.optimizer.state[self.vector] = {"step": done, **moments}
             self.step, self.base, self.history = state["step"], state["base"], state["history"]
             self.said_before, self.unfinished = state["said_before"], state.get("unfinished")
             self.best.restore(state["best"])
@@ -161,17 +163,21 @@ class Run:
         again when the run resumes.
         """
         self.unfinished = figures
-        ends_epoch, found, loss = self.step % self.per_epoch == 0, {}, None
+        ends_epoch, found, judged = self.step % self.per_epoch == 0, {}, {}
         every = max(STEPS_PER_SAMPLE, self.total // (SAMPLES_PER_RUN + 1))
         if self.held_out and self.step % every == 0 and self.step < self.total:
             found = self.evaluate(self.held_out[:SAMPLE_ROWS])
         if ends_epoch and self.judged:
-            loss = self.evaluate(self.held_out)["loss"]
+            judged = self.evaluate(self.held_out)
         self.unfinished = None
-        self.history.append(figures | {f"valid_{name}": value for name, value in found.items()})
+        self.history.append(
+            figures
+            | {f"valid_{name}": value for name, value in found.items()}
+            | {f"full_valid_{name}": value for name, value in judged.items()}
+        )
         self.parent.tell("step", **self.history[-1], **timing)
         if ends_epoch:
-            self.end_epoch(self.step // self.per_epoch, loss)
+            self.end_epoch(self.step // self.per_epoch, judged.get("loss"))
 
     def gradients(self, batch: Sequence[int]) -> Counter[str]:
         """Add up the batch's gradients in micro-batches; out of memory, once with half as many tokens at a time."""
@@ -236,8 +242,8 @@ class Run:
         tensors = {name: self.trainable.whole(tensor) for name, tensor in own.items()}
         state = {"base": self.base, "history": self.history, "halved": self.halved}
         state |= {"said_before": self.said_before, "best": self.best.state(), "unfinished": self.unfinished}
-        if leads():
-            save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes)
+        if leads() and not save_checkpoint(self.work, self.step, tensors, state, self.spec.min_free_bytes):
+            return
         self.parent.tell("saved", step=self.step)
 
     def end_epoch(self, epoch: int, loss: float | None) -> None:

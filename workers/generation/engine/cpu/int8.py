@@ -26,6 +26,7 @@ from workers.generation.engine.cpu.multiply import (
     AHEAD,
     STEP,
     add_changes,
+    can_be_added,
     change_arguments,
     into_panels,
     rows_of_task,
@@ -77,8 +78,8 @@ def multiply(
     _, rows, inner = x.shape
     result = on.empty(x, outer, torch.float32 if wide else x.dtype)
     groups = weight.panels.shape[1] // WORDS
-    fits = x.is_contiguous() and -(-inner // GROUP) == groups
-    if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
+    fits = len(x) == 1 and x.is_contiguous() and -(-inner // GROUP) == groups
+    if not fits or not can_be_added(onto, result):
         raise ValueError("a product's input is not of its form")
     if rows:
         low = None if changes is None else reduce(x, changes, on)
@@ -103,7 +104,7 @@ def multiply(
             count,
             torch.get_num_threads(),
             0 if bias is None else bias.data_ptr(),
-            0 if onto is None else onto.contiguous().data_ptr(),
+            0 if onto is None else onto.data_ptr(),
             *change_arguments(low, changes),
             excess.data_ptr(),
             weight.scales.data_ptr(),

@@ -74,11 +74,11 @@ def multiply(
     `low`: what `reduce` makes of x and the changes, where that is known already.
     Raises ValueError for what the kernel could not read by address.
     """
-    _, rows, inner = x.shape
+    batch, rows, inner = x.shape
     result = on.empty(x, outer, torch.float32 if wide else x.dtype)
     room = panels.shape[1] * panels.shape[3]
-    fits = x.is_contiguous() and x.dtype == panels.dtype and inner + -inner % step_of(x) == room
-    if not fits or (onto is not None and (onto.dtype != result.dtype or onto.shape != result.shape)):
+    fits = batch == 1 and x.is_contiguous() and x.dtype == panels.dtype and inner + -inner % step_of(x) == room
+    if not fits or not can_be_added(onto, result):
         raise ValueError("a product's input is not of its form")
     if rows:
         if low is None and changes is not None:
@@ -93,10 +93,15 @@ def multiply(
             on.varying("rows", rows),
             torch.get_num_threads(),
             0 if bias is None else bias.data_ptr(),
-            0 if onto is None else onto.contiguous().data_ptr(),
+            0 if onto is None else onto.data_ptr(),
             *change_arguments(low, changes),
         )
     return result
+
+
+def can_be_added(onto: Tensor | None, result: Tensor) -> bool:
+    """By address, number by number."""
+    return onto is None or (onto.dtype == result.dtype and onto.shape == result.shape and onto.is_contiguous())
 
 
 def change_arguments(low: Tensor | None, changes: Changes | None) -> list[Argument]:

@@ -52,6 +52,7 @@ class Plan:
 class KernelPages:
     def __init__(self, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
         pack = 4 // dtype.itemsize
+        self._form = kv_heads, head_dim, dtype
         self.keys = torch.zeros(blocks, kv_heads, head_dim // pack, BLOCK_SIZE, pack, dtype=dtype)
         self.values = torch.zeros(blocks, kv_heads, BLOCK_SIZE // pack, value_width(head_dim), pack, dtype=dtype)
 
@@ -75,6 +76,7 @@ class KernelPages:
         """Norm and rotate queries and keys in place, then store. `positions`: cos and sin `[rows, rotated]`;
         `norms`: weights of the query's and key's head norm; `norm_form`: bits of epsilon, offset of the weights.
         """
+        self._check(qkv, shape)
         cos, sin = positions or (qkv, qkv)
         epsilon, offset = norm_form or (0, 0)
         on.call(
@@ -96,7 +98,13 @@ class KernelPages:
             on.varying("places", places.data_ptr()),
         )
 
+    def _check(self, qkv: Tensor, shape: Shape) -> None:
+        """The kernels read by address. Raises ValueError for a layer of another form than these pages were made for."""
+        if (shape.kv_heads, shape.head_dim, qkv.dtype) != self._form or not qkv.is_contiguous():
+            raise ValueError("a layer's keys and values are not of its pages' form")
+
     def attend(self, qkv: Tensor, plan: Plan, shape: Shape, on: Caller = NOW) -> Tensor:
+        self._check(qkv, shape)
         output = on.empty(qkv.view(1, qkv.shape[0], -1), shape.heads * shape.head_dim)
         on.call(
             ATTEND[cpu.KINDS[qkv.dtype]],
