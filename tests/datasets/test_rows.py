@@ -38,6 +38,15 @@ def test_a_file_of_each_kind_is_counted_as_its_kind(
     assert len(parse_row(json.dumps(rows[0]).encode()).conversations()) == conversations
 
 
+def test_a_preference_beyond_the_context_is_left_out_and_its_file_is_still_good(owner: Owner) -> None:
+    short = owner.validated(jsonl(PREFERENCE))
+    asked = {"messages": [{"role": "user", "content": "which? " * 10_000}]}
+    report = owner.validated(jsonl(PREFERENCE, PREFERENCE | {"input": asked}))
+    assert (report["status"], report["over_context"]) == ("processed", 1)
+    assert "left out" in report["problems"][0]["message"]
+    assert report["tokens"] == short["tokens"]
+
+
 def test_a_weight_of_zero_keeps_a_turn_out_of_what_is_learned(owner: Owner) -> None:
     turns = chat("One?", "The first answer.")["messages"] + chat("Two?", "The second answer.")["messages"]
     both = owner.validated(jsonl({"messages": turns}))

@@ -142,7 +142,8 @@ def count(report: Report, number: int, row: Row, renderer: Renderer, context_len
     report.trained_tokens += sum(cut.mask)
     if length > context_length and row.kind is not Kind.TEXT:
         report.over_context += 1
-        report.add_problem(number, "over_context", f"{length} tokens are cut to the context of {context_length}")
+        what = "cut to" if cut.ids else "left out for"
+        report.add_problem(number, "over_context", f"{length} tokens are {what} the context of {context_length}")
 
 
 def rendered(row: Row, renderer: Renderer, context_length: int) -> tuple[Sequence, int]:
@@ -153,8 +154,9 @@ def rendered(row: Row, renderer: Renderer, context_length: int) -> tuple[Sequenc
     if row.kind is Kind.PREFERENCE:
         whole = preference_row(row, renderer, 2**31)
         cut = preference_row(row, renderer, context_length)
-        if whole is None or cut is None:
-            raise BadRow("no_answer", "both answers need text within the model's context")
-        return cut, len(whole.ids)
+        if whole is None:
+            raise BadRow("no_answer", "both answers need text")
+        # Another base may have the context for it: training on this one leaves the row out.
+        return cut or Sequence([], []), len(whole.ids)
     conversation = renderer.training(row.messages)
     return Sequence(conversation.ids[:context_length], conversation.mask[:context_length]), len(conversation.ids)
