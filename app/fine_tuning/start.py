@@ -138,7 +138,7 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     if method.type == "dpo":
         looked += sum(likely_tokens(each) for each in files)
     context = base.context_length or 0
-    longest_row = max((each.report["tokens_max"] for each in files if each.report), default=0)
+    longest_row = max((each.report.get("tokens_max", 0) for each in files if each.report), default=0)
     longest = block_tokens(method, context) or min(longest_row, context)
     expected = expect(tx, base, method, Work(likely, steps, looked, longest))
     price = training_price(most, base.training_micros_per_million_tokens)
