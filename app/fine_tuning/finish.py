@@ -56,11 +56,8 @@ def cancel(tx: Session, account_id: str, job_id: str) -> FineTuningJob:
     Raises NotFound, JobNotCancellable.
     """
     job = find_job(tx, account_id, job_id, lock=True)
-    if job.status in UNCLAIMED:
-        cancelled(tx, job_id, None)
-        tx.refresh(job)
-    elif is_abandoned(job):
-        cancelled(tx, job_id, job.fencing_token)
+    if job.status in UNCLAIMED or is_abandoned(job):
+        cancelled(tx, job_id, job.fencing_token if job.status == "running" else None)
         tx.refresh(job)
     elif job.status in OPEN:
         job.cancel_requested = True

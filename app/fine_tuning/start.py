@@ -137,12 +137,17 @@ def plan_job(tx: Session, account_id: str, request: JobRequest) -> Plan:
     looked = looked_tokens(resolved, steps, *held_out(files[1:], method, base.context_length))
     if method.type == "dpo":
         looked += sum(likely_tokens(each) for each in files)
-    context = base.context_length or 0
-    longest_row = max((each.report.get("tokens_max", 0) for each in files if each.report), default=0)
-    longest = block_tokens(method, context) or min(longest_row, context)
-    expected = expect(tx, base, method, Work(likely, steps, looked, longest))
+    expected = expect(
+        tx, base, method, Work(likely, steps, looked, longest_row(files, method, base.context_length or 0))
+    )
     price = training_price(most, base.training_micros_per_million_tokens)
     return Plan(base, parent, files, most, price, expected)
+
+
+def longest_row(files: Sequence[Chosen], method: Method, context_length: int) -> int:
+    """Its tokens as training sees it; 0 where no file has been looked at yet."""
+    found = max((each.report.get("tokens_max", 0) for each in files if each.report), default=0)
+    return block_tokens(method, context_length) or min(found, context_length)
 
 
 def held_out(files: Sequence[Chosen], method: Method, context_length: int | None) -> tuple[int, int]:

@@ -18,9 +18,9 @@ def samples(run: "Run") -> list[dict[str, str]]:
     renderer = Renderer.load(getattr(run.trainable, "tokenizer", Path(run.spec.base)))
     texts = [renderer.decode(prompt) for prompt in run.prompts]
     rows = zip(texts, run.said_before, run.say(), strict=True)
-    shown = [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in rows]
     # A database of texts has no place for NUL, which a row may hold and a model may say.
-    return [{name: text.replace("\0", "") for name, text in each.items()} for each in shown]
+    clean = [[text.replace("\0", "") for text in row] for row in rows]
+    return [{"prompt": prompt, "before": before, "after": after} for prompt, before, after in clean]
 
 
 def final_metrics(run: "Run", step: int, *, full: bool) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def attention(whole: int, begin_tasks: Any, score: Any, weigh: Any, end_tasks: A
         begin_tasks()
         at = take(pointer, 1)
         while at < a[11] * kv_heads:
-            # Asked for here: numba frees an array after its last mention, and an address is none.
+            # Asked for here: numba frees an array after its last mention, whatever keeps its address.
             queries, weights_at, scores_at = queries_own.ctypes.data, weights_own.ctypes.data, scores.ctypes.data
             result_at, sums_at, scaled = result.ctypes.data, sums.ctypes.data, typed(query, queries)
             task, head = tasks[at // kv_heads * 4 : at // kv_heads * 4 + 4], at % kv_heads
