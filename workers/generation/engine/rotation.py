@@ -11,8 +11,8 @@ FIXED = {"default", "linear", "llama3", "yarn"}
 
 
 class Rotation:
-    """A table, so that a position has the same bits wherever its row stands (of a long tensor torch computes some numbers
-    in vectors, others one by one); looking one row up takes 6 µs, computing it 24.
+    """A table, so that a position has the same bits wherever its row stands: of a long tensor torch computes some
+    numbers in vectors, others one by one. Looking a row up takes 6 µs, computing it 24.
     """
 
     def __init__(self, own: Any, like: Tensor) -> None:
