@@ -3,10 +3,10 @@
 from typing import Any
 
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.extending import intrinsic, overload
 
-from workers.generation.engine.cpu.scalar import compiled, load, store, typed
+from workers.generation.engine.cpu.scalar import as_f32, compiled, load, store, typed
 from workers.generation.engine.cpu.tile import (
     BYTES,
     FLOATS,
@@ -14,98 +14,120 @@ from workers.generation.engine.cpu.tile import (
     LANES,
     LINE,
     LONG,
+    PANEL,
     WORDS,
     all_of,
     at_offset,
     in_bf16,
 )
 
+STRIDE = 4 * PANEL  # bytes from a row's sums to the next one's
+
 
 @compiled
-def finish(x: Any, a: Any, out: Any, own: Any, place: Any, column: Any) -> None:
-    """A row's sums in one panel, plus bias and onto, into `out` at `place`; `a`: see `product`."""
-    width = len(own)
-    target = out[place : place + width]
-    if a[8] != 0:
-        added = typed(x, a[8])[column : column + width]
+def _by_numbers(x: Any, out: Any, a: Any, rows: Any, width: Any, sums: Any, first: Any, column: Any) -> None:
+    for r in range(rows):
+        place, own = (first + r) * a[5] + column, carray(as_f32(sums + r * STRIDE), width)
+        target = out[place : place + width]
+        if a[8] != 0:
+            added = typed(x, a[8])[column : column + width]
+            for j in range(width):
+                own[j] += load(added[j])
+        if a[9] != 0:
+            onto = typed(out, a[9])[place : place + width]
+            for j in range(width):
+                own[j] += load(onto[j])
         for j in range(width):
-            own[j] += load(added[j])
-    if a[9] != 0:
-        onto = typed(out, a[9])[place : place + width]
-        for j in range(width):
-            own[j] += load(onto[j])
-    for j in range(width):
-        store(target, j, own[j])
+            store(target, j, own[j])
 
 
 def _lines(vectors: int, kind: str) -> Any:
-    """`(sums, bias, onto, out)`: one row of 16 · vectors fp32 sums, plus bias and onto (addresses, 0 for none; both of
-    bf16, but onto fp32 where `kind` is) into numbers of `kind`.
+    """`(rows, sums, bias, onto, out, stride)`: rows of 16 · vectors fp32 sums, plus bias and onto (addresses, 0 for
+    none; both of bf16, but onto fp32 where `kind` is) into numbers of `kind`. `stride`: bytes from a row of `out`, and
+    of `onto`, to the next.
     """
+    size = 4 if kind == "fp32" else 2
+
+    def widened(builder: Any, base: Any, v: int, size: int) -> Any:
+        own = ir.VectorType(ir.IntType(16), LANES) if size == 2 else FLOATS
+        line = builder.load(at_offset(builder, base, LONG(LANES * size * v), own), align=2)
+        if size == 4:
+            return line
+        return builder.bitcast(builder.shl(builder.zext(line, WORDS), all_of(WORDS, 16)), FLOATS)
+
+    def plus(builder: Any, totals: list[Any], address: Any, wanted: Any, size: int) -> list[Any]:
+        entry, add, after = builder.block, builder.append_basic_block("add"), builder.append_basic_block("after")
+        builder.cbranch(wanted, add, after)
+        builder.position_at_end(add)
+        base = builder.inttoptr(address, BYTES)
+        more = [builder.fadd(total, widened(builder, base, v, size)) for v, total in enumerate(totals)]
+        builder.branch(after)
+        builder.position_at_end(after)
+        joined = []
+        for total, sum_ in zip(totals, more, strict=True):
+            phi = builder.phi(FLOATS)
+            phi.add_incoming(total, entry)
+            phi.add_incoming(sum_, add)
+            joined.append(phi)
+        return joined
 
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        sums, bias, onto, out = arguments
-        entry = builder.block
-        totals = [
-            builder.load(at_offset(builder, builder.inttoptr(sums, BYTES), LONG(LINE * v), FLOATS), align=4)
-            for v in range(vectors)
-        ]
-        for address, size in ((bias, 2), (onto, 4 if kind == "fp32" else 2)):
-            add, after = builder.append_basic_block("add"), builder.append_basic_block("after")
-            builder.cbranch(builder.icmp_signed("!=", address, LONG(0)), add, after)
-            builder.position_at_end(add)
-            base, more = builder.inttoptr(address, BYTES), []
-            for v, total in enumerate(totals):
-                own = ir.VectorType(ir.IntType(16), LANES) if size == 2 else FLOATS
-                line = builder.load(at_offset(builder, base, LONG(LANES * size * v), own), align=2)
-                if size == 2:
-                    line = builder.bitcast(builder.shl(builder.zext(line, WORDS), all_of(WORDS, 16)), FLOATS)
-                more.append(builder.fadd(total, line))
-            builder.branch(after)
-            builder.position_at_end(after)
-            joined = []
-            for total, sum_ in zip(totals, more, strict=True):
-                phi = builder.phi(FLOATS)
-                phi.add_incoming(total, entry)
-                phi.add_incoming(sum_, add)
-                joined.append(phi)
-            totals, entry = joined, after
+        rows, sums, bias, onto, out, stride = arguments
+        has_bias, has_onto = (builder.icmp_signed("!=", address, LONG(0)) for address in (bias, onto))
+        entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+        builder.branch(loop)
+
+        builder.position_at_end(loop)
+        row = builder.phi(LONG)
+        row.add_incoming(LONG(0), entry)
+        own = builder.gep(builder.inttoptr(sums, BYTES), [builder.mul(row, LONG(STRIDE))])
+        totals = [builder.load(at_offset(builder, own, LONG(LINE * v), FLOATS), align=4) for v in range(vectors)]
+        place = builder.mul(row, stride)
+        totals = plus(builder, totals, bias, has_bias, 2)
+        totals = plus(builder, totals, builder.add(onto, place), has_onto, size)
+        target = builder.inttoptr(builder.add(out, place), BYTES)
         for v, total in enumerate(totals):
-            stored, size = (total, 4) if kind == "fp32" else (in_bf16(builder, total), 2)
-            place = at_offset(builder, builder.inttoptr(out, BYTES), LONG(LANES * size * v), stored.type)
-            builder.store(stored, place, align=2)
+            stored = total if kind == "fp32" else in_bf16(builder, total)
+            builder.store(stored, at_offset(builder, target, LONG(LANES * size * v), stored.type), align=2)
+        following = builder.add(row, LONG(1))
+        row.add_incoming(following, builder.block)
+        builder.cbranch(builder.icmp_signed("<", following, rows), loop, end)
+        builder.position_at_end(end)
         return context.get_dummy_value()
 
     @intrinsic
-    def run(_: Any, sums: Any, bias: Any, onto: Any, out: Any) -> Any:
-        return types.void(*[types.int64] * 4), codegen
+    def run(_: Any, rows: Any, sums: Any, bias: Any, onto: Any, out: Any, stride: Any) -> Any:
+        return types.void(*[types.int64] * 6), codegen
 
     return run
 
 
-_WHOLE = {kind: (_lines(4, kind), _lines(2, kind)) for kind in ("fp32", "bf16")}
+_LINES = {kind: (_lines(4, kind), _lines(2, kind)) for kind in ("fp32", "bf16")}
 
 
-def finish_whole(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-    """As `finish`, but of a whole panel or half of one, in a few instructions; False where there is nothing for `x`."""
+def finish(x: Any, out: Any, a: Any, rows: Any, width: Any, sums: Any, first: Any, column: Any) -> None:
+    """The sums of `rows` rows (≥1) from `first` on, `width` outputs from `column` on, plus bias and onto, into `out`;
+    `a`: see `registers.py`. `sums`: their address; fp32, STRIDE bytes from row to row.
+    """
     raise NotImplementedError
 
 
-@overload(finish_whole, inline="always")
-def _finish_whole(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-    four, two = _WHOLE[KIND[out.dtype]]
+@overload(finish, inline="always")
+def _finish(x: Any, out: Any, a: Any, rows: Any, width: Any, sums: Any, first: Any, column: Any) -> Any:
+    four, two = _LINES[KIND[out.dtype]]
     size = out.dtype.bitwidth // 8
 
-    def by_lines(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-        bias = a[8] + 2 * column if a[8] != 0 else 0
-        onto = a[9] + size * place if a[9] != 0 else 0
-        if half:
-            two(sums, bias, onto, a[3] + size * place)
+    def by_lines(x: Any, out: Any, a: Any, rows: Any, width: Any, sums: Any, first: Any, column: Any) -> None:
+        place, bias = size * (first * a[5] + column), a[8] + 2 * column if a[8] != 0 else 0
+        onto = a[9] + place if a[9] != 0 else 0
+        if width == PANEL:
+            four(rows, sums, bias, onto, a[3] + place, size * a[5])
+        elif width == PANEL // 2:
+            two(rows, sums, bias, onto, a[3] + place, size * a[5])
         else:
-            four(sums, bias, onto, a[3] + size * place)
-        return True
+            _by_numbers(x, out, a, rows, width, sums, first, column)
 
-    def not_at_all(x: Any, out: Any, a: Any, half: Any, sums: Any, place: Any, column: Any) -> Any:
-        return False
+    def by_numbers(x: Any, out: Any, a: Any, rows: Any, width: Any, sums: Any, first: Any, column: Any) -> None:
+        _by_numbers(x, out, a, rows, width, sums, first, column)
 
-    return by_lines if x.dtype == types.uint16 else not_at_all
+    return by_lines if x.dtype == types.uint16 else by_numbers

@@ -22,16 +22,9 @@ from torch import Tensor
 from workers.generation.engine import cpu
 from workers.generation.engine.cpu.finish import finish
 from workers.generation.engine.cpu.low_rank import Changes, reduce
-from workers.generation.engine.cpu.multiply import (
-    AHEAD,
-    STEP,
-    add_changes,
-    can_be_added,
-    change_arguments,
-    into_panels,
-    rows_of_task,
-)
+from workers.generation.engine.cpu.multiply import can_be_added, change_arguments
 from workers.generation.engine.cpu.openmp import Kernel
+from workers.generation.engine.cpu.registers import AHEAD, ROWS, STEP, add_changes, into_panels, rows_of_task
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u8, as_u16, compiled, load, take
 from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, MOST, MULTIPLY, PANEL, WORD
 from workers.generation.engine.cpu.tile import WORDS as LINE_OF_WORDS
@@ -180,7 +173,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
     a = carray(pointer, 19)
     words, outer, rows = a[4], a[5], a[6]
     panels = (outer + PANEL - 1) // PANEL
-    per_task = rows_of_task(rows, panels, a[7], MOST)
+    per_task = rows_of_task(rows, panels, a[7], MOST, ROWS)
     pieces = (rows + per_task - 1) // per_task
     groups = words // WORDS
     like, excess, scales = carray(as_u8(a[1]), ALL), carray(as_f32(a[17]), ALL), carray(as_f32(a[18]), ALL)
@@ -210,8 +203,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
                     own[j] = (own[j] - too_much) * scale[j]
             if a[10] != 0:
                 add_changes(x, a, first, count, task % panels, False, 0, address)
-            for r in range(count):
-                finish(x, a, out, total[r * PANEL : r * PANEL + width], (first + r) * outer + column, column)
+            finish(x, out, a, count, width, address, first, column)
 
 
 def _quantise_bf16(pointer: Any) -> None:

@@ -51,10 +51,9 @@ class Plan:
 
 class KernelPages:
     def __init__(self, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype) -> None:
-        pack = 4 // dtype.itemsize
-        self._form = kv_heads, head_dim, dtype
-        self.keys = torch.zeros(blocks, kv_heads, head_dim // pack, BLOCK_SIZE, pack, dtype=dtype)
-        self.values = torch.zeros(blocks, kv_heads, BLOCK_SIZE // pack, value_width(head_dim), pack, dtype=dtype)
+        self._form, numbers = (kv_heads, head_dim, dtype), BLOCK_SIZE * head_dim
+        self._pages = torch.zeros(blocks, kv_heads, numbers + BLOCK_SIZE * value_width(head_dim), dtype=dtype)
+        self._keys, self._values = self._pages.data_ptr(), self._pages.data_ptr() + numbers * dtype.itemsize
 
     @staticmethod
     def plan(spans: Spans, device: torch.device) -> Plan:
@@ -86,8 +85,8 @@ class KernelPages:
             on.varying("sin", sin.data_ptr()),
             norms[0].data_ptr() if norms else 0,
             norms[1].data_ptr() if norms else 0,
-            self.keys.data_ptr(),
-            self.values.data_ptr(),
+            self._keys,
+            self._values,
             on.varying("rows", qkv.shape[0]),
             shape.heads,
             shape.kv_heads,
@@ -96,6 +95,7 @@ class KernelPages:
             epsilon,
             offset,
             on.varying("places", places.data_ptr()),
+            torch.get_num_threads(),
         )
 
     def _check(self, qkv: Tensor, shape: Shape) -> None:
@@ -109,8 +109,8 @@ class KernelPages:
         on.call(
             ATTEND[cpu.KINDS[qkv.dtype]],
             qkv.data_ptr(),
-            self.keys.data_ptr(),
-            self.values.data_ptr(),
+            self._keys,
+            self._values,
             output.data_ptr(),
             shape.heads,
             shape.kv_heads,

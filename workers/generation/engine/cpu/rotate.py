@@ -48,39 +48,41 @@ def _head(own: Any, weight: Any, normed: bool, epsilon: Any, offset: Any, cos: A
 @compiled
 def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, key_norm: Any, pages: Any) -> None:
     """Arguments: 1 qkv `[rows, heads + 2 · kv_heads, head_dim]`, 2 cos and 3 sin `[rows, rotated]`, 4 and 5 the head
-    norms' weights (0: none), 6 key pages, 7 value pages, 8 rows, 9 heads, 10 kv_heads, 11 head_dim, 12 rotated,
-    13 epsilon, 14 offset of the norms' weights, 15 places `[rows]`: block · PAGE + position in it.
+    norms' weights (0: none), 6 the first page's keys, 7 its values, 8 rows, 9 heads, 10 kv_heads, 11 head_dim,
+    12 rotated, 13 epsilon, 14 offset of the norms' weights, 15 places `[rows]`: block · PAGE + position in it,
+    16 threads.
+
+    Neighbours, which often share a page, are one thread's: each would wait for the other's lines.
     """
-    a = carray(pointer, 16)
+    a = carray(pointer, 17)
     rows, heads, kv_heads, head_dim, rotated = a[8], a[9], a[10], a[11], a[12]
     epsilon, offset = number(a[13]), np.float32(a[14])
     places = carray(as_i64(a[15]), rows)
     keys, values = pages
     width, pack = (heads + 2 * kv_heads) * head_dim, pack_of(keys)
     width_stored = (head_dim + LANES - 1) // LANES * LANES
-    while True:
-        row = take(pointer, 1)
-        if row >= rows:
-            return
-        cos, sin = cosines[row * rotated : (row + 1) * rotated], sines[row * rotated : (row + 1) * rotated]
-        token = qkv[row * width : (row + 1) * width]
-        for h in range(heads):
-            _head(token[h * head_dim : (h + 1) * head_dim], query_norm, a[4] != 0, epsilon, offset, cos, sin)
-        block, offset_in_page = places[row] // PAGE, places[row] % PAGE
-        for h in range(kv_heads):
-            key = token[(heads + h) * head_dim : (heads + h + 1) * head_dim]
-            value = token[(heads + kv_heads + h) * head_dim : (heads + kv_heads + h + 1) * head_dim]
-            _head(key, key_norm, a[5] != 0, epsilon, offset, cos, sin)
-            page = block * kv_heads + h
-            column = keys[page * head_dim * PAGE + offset_in_page * pack :]
-            line = values[
-                page * width_stored * PAGE + offset_in_page // pack * width_stored * pack + offset_in_page % pack :
-            ]
-            for word in range(head_dim // pack):
-                for i in range(pack):
-                    column[(word * PAGE) * pack + i] = finite(key[word * pack + i])
-            for d in range(head_dim):
-                line[d * pack] = finite(value[d])
+    per_task = max(1, min(PAGE, rows // (4 * a[16])))
+    begin = take(pointer, per_task)
+    while begin < rows:
+        for row in range(begin, min(begin + per_task, rows)):
+            cos, sin = cosines[row * rotated : (row + 1) * rotated], sines[row * rotated : (row + 1) * rotated]
+            token = qkv[row * width : (row + 1) * width]
+            for h in range(heads):
+                _head(token[h * head_dim : (h + 1) * head_dim], query_norm, a[4] != 0, epsilon, offset, cos, sin)
+            block, offset_in_page = places[row] // PAGE, places[row] % PAGE
+            for h in range(kv_heads):
+                key = token[(heads + h) * head_dim : (heads + h + 1) * head_dim]
+                value = token[(heads + kv_heads + h) * head_dim : (heads + kv_heads + h + 1) * head_dim]
+                _head(key, key_norm, a[5] != 0, epsilon, offset, cos, sin)
+                page = (block * kv_heads + h) * (head_dim + width_stored) * PAGE
+                column = keys[page + offset_in_page * pack :]
+                line = values[page + offset_in_page // pack * width_stored * pack + offset_in_page % pack :]
+                for word in range(head_dim // pack):
+                    for i in range(pack):
+                        column[(word * PAGE) * pack + i] = finite(key[word * pack + i])
+                for d in range(head_dim):
+                    line[d * pack] = finite(value[d])
+        begin = take(pointer, per_task)
 
 
 def _rotate_bf16(pointer: Any) -> None:

@@ -10,107 +10,173 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import LOG2_E, POWERS
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LANES, LINE, LONG, WORD, WORDS, all_of, in_bf16
+from workers.generation.engine.cpu.tile import (
+    BYTES,
+    FLOATS,
+    KIND,
+    LANES,
+    LINE,
+    LONG,
+    WORD,
+    WORDS,
+    all_of,
+    at_offset,
+    in_bf16,
+)
 
 LEAST = -3.0e38
 SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
 
 
-def soften(vectors: int, kind: str) -> Any:
-    """`(scores, weights, sums, begin, end, scale, before) → most`: one row of `vectors · LANES` fp32 scores.
+class Row:
+    """A row of `vectors · LANES` fp32 scores: its `lines`, LEAST outside `[begin, end)`; which lanes are `seen`."""
 
-    Positions outside `[begin, end)` weigh 0, the others e^(score · scale − most), where `most` is the greatest of
-    `before` and all of them. Weights are stored as numbers of `kind` and added, lane by lane, to `sums` `[LANES]` times
-    e^(before − most).
-    """
-
-    def codegen(builder: Any, arguments: Any) -> Any:
-        def call(name: str, *given: Any, result: Any = FLOATS) -> Any:
-            function = get_or_insert_function(
-                builder.module, ir.FunctionType(result, [each.type for each in given]), name
-            )
-            return builder.call(function, given)
-
-        def spread(value: Any, kind: Any) -> Any:
-            first = builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
-            return builder.shuffle_vector(first, first, all_of(WORDS, 0))
-
-        def larger(one: Any, other: Any) -> Any:
-            return builder.select(builder.fcmp_ordered(">", one, other), one, other)
-
-        def power(exponents: Any) -> Any:
-            exponents = larger(exponents, all_of(FLOATS, SMALLEST))
-            whole = call("llvm.floor.v16f32", exponents)
-            part = builder.fsub(exponents, whole)
-            result = all_of(FLOATS, POWERS[0])
-            for factor in POWERS[1:]:
-                result = call("llvm.fma.v16f32", result, part, all_of(FLOATS, factor))
-            bits = builder.shl(builder.add(builder.fptosi(whole, WORDS), all_of(WORDS, 127)), all_of(WORDS, 23))
-            return builder.fmul(result, builder.bitcast(bits, FLOATS))
-
-        scores, weights, sums, begin, end, scale, before = arguments
-        scores, weights = builder.inttoptr(scores, BYTES), builder.inttoptr(weights, BYTES)
-        sums = builder.inttoptr(sums, FLOATS.as_pointer())
-        first = spread(builder.trunc(begin, WORD), WORDS)
-        count = spread(builder.trunc(builder.sub(end, begin), WORD), WORDS)
-        factor = spread(scale, FLOATS)
-        seen, lines = [], []
+    def __init__(self, builder: Any, vectors: int, scores: Any, begin: Any, end: Any) -> None:
+        self.builder = builder
+        first = self.spread(builder.trunc(begin, WORD), WORDS)
+        count = self.spread(builder.trunc(builder.sub(end, begin), WORD), WORDS)
+        base, self.seen, self.lines = builder.inttoptr(scores, BYTES), [], []
         for v in range(vectors):
             lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
-            at = builder.bitcast(builder.gep(scores, [LONG(LINE * v)]), FLOATS.as_pointer())
-            seen.append(builder.icmp_unsigned("<", builder.sub(lanes, first), count))
-            scaled = builder.fmul(builder.load(at, align=4), factor)
-            lines.append(builder.select(seen[v], scaled, all_of(FLOATS, LEAST)))
-        tops = list(lines)
-        while len(tops) > 1:
-            tops = [larger(*tops[i : i + 2]) if i + 1 < len(tops) else tops[i] for i in range(0, len(tops), 2)]
-        one = ir.FloatType()
-        most = call("llvm.vector.reduce.fmax.v16f32", tops[0], result=one)
-        most = builder.select(builder.fcmp_ordered(">", most, before), most, before)
-        center, log2_e = spread(most, FLOATS), all_of(FLOATS, LOG2_E)
-        size = 4 if kind == "fp32" else 2
-        parts = []
-        for v, line in enumerate(lines):
-            weight = power(builder.fmul(builder.fsub(line, center), log2_e))
-            weight = builder.select(seen[v], weight, all_of(FLOATS, 0.0))
-            parts.append(weight)
-            stored = weight if kind == "fp32" else in_bf16(builder, weight)
-            at = builder.bitcast(builder.gep(weights, [LONG(LANES * size * v)]), stored.type.as_pointer())
-            builder.store(stored, at, align=2)
-        while len(parts) > 1:
-            parts = [
-                builder.fadd(*parts[i : i + 2]) if i + 1 < len(parts) else parts[i] for i in range(0, len(parts), 2)
-            ]
-        earlier = spread(before, FLOATS)
-        shrink = power(builder.fmul(builder.fsub(earlier, center), log2_e))
-        # Exactly 1 where nothing greater came: whether a row meets a stretch that it sees nothing of depends on others.
-        shrink = builder.select(builder.fcmp_ordered("==", earlier, center), all_of(FLOATS, 1.0), shrink)
-        builder.store(call("llvm.fma.v16f32", builder.load(sums, align=4), shrink, parts[0]), sums, align=4)
-        return most
+            self.seen.append(builder.icmp_unsigned("<", builder.sub(lanes, first), count))
+            line = builder.load(at_offset(builder, base, LONG(LINE * v), FLOATS), align=4)
+            self.lines.append(builder.select(self.seen[v], line, all_of(FLOATS, LEAST)))
+
+    def call(self, name: str, *given: Any, result: Any = FLOATS) -> Any:
+        kind = ir.FunctionType(result, [each.type for each in given])
+        return self.builder.call(get_or_insert_function(self.builder.module, kind, name), given)
+
+    def spread(self, value: Any, kind: Any) -> Any:
+        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
+        return self.builder.shuffle_vector(first, first, all_of(WORDS, 0))
+
+    def larger(self, one: Any, other: Any) -> Any:
+        return self.builder.select(self.builder.fcmp_ordered(">", one, other), one, other)
+
+    def add(self, one: Any, other: Any) -> Any:
+        """In this order: numba lets the compiler choose another, and may for one number of vectors only."""
+        return self.call("llvm.arithmetic.fence.v16f32", self.builder.fadd(one, other))
+
+    def power(self, exponents: Any) -> Any:
+        """2 to them."""
+        builder = self.builder
+        exponents = self.larger(exponents, all_of(FLOATS, SMALLEST))
+        whole = self.call("llvm.floor.v16f32", exponents)
+        part = builder.fsub(exponents, whole)
+        result = all_of(FLOATS, POWERS[0])
+        for factor in POWERS[1:]:
+            result = self.call("llvm.fma.v16f32", result, part, all_of(FLOATS, factor))
+        # By its exponent, for 1 ≤ result < 2.
+        more = builder.shl(builder.fptosi(whole, WORDS), all_of(WORDS, 23))
+        return builder.bitcast(builder.add(builder.bitcast(result, WORDS), more), FLOATS)
+
+
+def pairwise(join: Any, lines: list[Any]) -> Any:
+    """As a tree, so that lines of nothing at the end change nothing."""
+    while len(lines) > 1:
+        lines = [join(*lines[i : i + 2]) if i + 1 < len(lines) else lines[i] for i in range(0, len(lines), 2)]
+    return lines[0]
+
+
+def greatest(vectors: int) -> Any:
+    """`(scores, begin, end)`: the greatest score of a row; LEAST, if it has none."""
 
     @intrinsic
-    def run(_: Any, scores: Any, weights: Any, sums: Any, begin: Any, end: Any, scale: Any, before: Any) -> Any:
-        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return codegen(builder, arguments)
+    def run(_: Any, scores: Any, begin: Any, end: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            row = Row(builder, vectors, *arguments)
+            most = pairwise(row.larger, row.lines)
+            return row.call("llvm.vector.reduce.fmax.v16f32", most, result=ir.FloatType())
 
-        return types.float32(*[types.int64] * 5, types.float32, types.float32), generate
+        return types.float32(*[types.int64] * 3), codegen
 
     return run
+
+
+def soften(vectors: int, kind: str) -> Any:
+    """`(scores, weights, sums, begin, end, scale, before, most)`: one row of `vectors · LANES` fp32 scores.
+
+    Positions outside `[begin, end)` weigh 0, the others e^(score · scale − most). Weights are stored as numbers of
+    `kind` and added, lane by lane, to `sums` `[LANES]` times e^(before − most).
+    """
+
+    def codegen(builder: Any, arguments: Any) -> None:
+        scores, weights, sums, begin, end, scale, before, most = arguments
+        row = Row(builder, vectors, scores, begin, end)
+        weights, sums = builder.inttoptr(weights, BYTES), builder.inttoptr(sums, FLOATS.as_pointer())
+        center, log2_e = row.spread(most, FLOATS), all_of(FLOATS, LOG2_E)
+        steep, low = builder.fmul(row.spread(scale, FLOATS), log2_e), builder.fneg(builder.fmul(center, log2_e))
+        size, parts = 4 if kind == "fp32" else 2, []
+        for v, line in enumerate(row.lines):
+            weight = row.power(row.call("llvm.fma.v16f32", line, steep, low))
+            weight = builder.select(row.seen[v], weight, all_of(FLOATS, 0.0))
+            parts.append(weight)
+            stored = weight if kind == "fp32" else in_bf16(builder, weight)
+            builder.store(stored, at_offset(builder, weights, LONG(LANES * size * v), stored.type), align=2)
+        earlier = row.spread(before, FLOATS)
+        shrink = row.power(builder.fmul(builder.fsub(earlier, center), log2_e))
+        # Exactly 1 where nothing greater came: whether a row meets a stretch that it sees nothing of depends on others.
+        shrink = builder.select(builder.fcmp_ordered("==", earlier, center), all_of(FLOATS, 1.0), shrink)
+        total = row.call("llvm.fma.v16f32", builder.load(sums, align=4), shrink, pairwise(row.add, parts))
+        builder.store(total, sums, align=4)
+
+    @intrinsic
+    def run(  # type: ignore[no-untyped-def]
+        _, scores, weights, sums, begin, end, scale, before, most
+    ):
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            codegen(builder, arguments)
+            return context.get_dummy_value()
+
+        return types.void(*[types.int64] * 5, *[types.float32] * 3), generate
+
+    return run
+
+
+@intrinsic
+def scale_lines(_: Any, address: Any, count: Any, factor: Any) -> Any:
+    """`count` lines of LANES fp32 numbers, in place; numba would go one by one, for all it knows of other arrays."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        address, count, factor = arguments
+        base = builder.inttoptr(address, BYTES)
+        one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), factor, WORD(0))
+        factor = builder.shuffle_vector(one, one, all_of(WORDS, 0))
+        entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
+        builder.branch(loop)
+        builder.position_at_end(loop)
+        at = builder.phi(LONG)
+        place = at_offset(builder, base, builder.mul(at, LONG(LINE)), FLOATS)
+        builder.store(builder.fmul(builder.load(place, align=4), factor), place, align=4)
+        following = builder.add(at, LONG(1))
+        builder.cbranch(builder.icmp_signed("<", following, count), loop, end)
+        at.add_incoming(LONG(0), entry)
+        at.add_incoming(following, loop)
+        builder.position_at_end(end)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.float32), codegen
 
 
 def of_kind(vectors: int) -> Any:
     """`soften` for the kind of numbers that its first argument, an array, holds."""
     made = {kind: soften(vectors, kind) for kind in ("fp32", "bf16")}
 
-    def chosen(like: Any, scores: Any, weights: Any, sums: Any, begin: Any, end: Any, scale: Any, before: Any) -> Any:
+    def chosen(  # type: ignore[no-untyped-def]
+        like, scores, weights, sums, begin, end, scale, before, most
+    ):
         raise NotImplementedError
 
     @overload(chosen, inline="always")
-    def _chosen(like: Any, scores: Any, weights: Any, sums: Any, begin: Any, end: Any, scale: Any, before: Any) -> Any:
+    def _chosen(  # type: ignore[no-untyped-def]
+        like, scores, weights, sums, begin, end, scale, before, most
+    ):
         own = made[KIND[like.dtype]]
 
-        def run(like: Any, scores: Any, weights: Any, sums: Any, begin: Any, end: Any, scale: Any, before: Any) -> Any:
-            return own(scores, weights, sums, begin, end, scale, before)
+        def run(  # type: ignore[no-untyped-def]
+            like, scores, weights, sums, begin, end, scale, before, most
+        ):
+            own(scores, weights, sums, begin, end, scale, before, most)
 
         return run
 

@@ -83,9 +83,11 @@ STEPS = {
 KIND = {types.float32: "fp32", types.uint16: "bf16", types.uint8: "int8"}
 
 
-def prefetch(builder: Any, address: Any) -> None:
+def prefetch(builder: Any, address: Any, level: int = 1, write: bool = False) -> None:
+    """Into the caches from the `level`-th on."""
     kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
-    builder.call(get_or_insert_function(builder.module, kind, "llvm.prefetch.p0"), [address, WORD(0), WORD(3), WORD(1)])
+    function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [address, WORD(int(write)), WORD(4 - level), WORD(1)])
 
 
 def all_of(kind: Any, value: Any) -> Any:
