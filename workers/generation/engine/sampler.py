@@ -55,9 +55,9 @@ def choose_plainly(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
     from workers.generation.engine.cpu.choose import choose
 
     heat = [sequence.params.temperature for sequence in sequences]
-    cold = torch.tensor([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat], dtype=torch.float32)
-    shares = torch.tensor([share(sequence) for sequence in sequences], dtype=torch.float64)
-    return [Sample(token) for token in choose(logits, cold, shares).tolist()]
+    cold = np.array([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat], dtype=np.float32)
+    shares = np.array([share(sequence) for sequence in sequences])
+    return [Sample(token) for token in choose(logits.float().contiguous(), cold, shares)]
 
 
 def choose_carefully(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:

@@ -4,7 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import carray
+from llvmlite import ir
+from numba import carray, types
+from numba.core.cgutils import get_or_insert_function
+from numba.extending import intrinsic
 from torch import Tensor
 
 from workers.generation.engine.cpu.openmp import Kernel
@@ -18,9 +21,27 @@ from workers.generation.engine.cpu.scalar import (
     load,
     take,
 )
+from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, at_offset
 
 BLOCK = 64
 LOWEST = np.float32(-3.4e38)
+
+
+@intrinsic
+def _largest(_: Any, address: Any) -> Any:
+    """Of BLOCK fp32 numbers; numba's own loop waits for each comparison."""
+
+    def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.inttoptr(arguments[0], BYTES)
+        places = [at_offset(builder, place, LONG(LINE * v), FLOATS) for v in range(BLOCK // LANES)]
+        lines = [builder.load(each, align=4) for each in places]
+        while len(lines) > 1:
+            pairs = zip(lines[::2], lines[1::2], strict=True)
+            lines = [builder.select(builder.fcmp_ordered(">", one, other), one, other) for one, other in pairs]
+        most = ir.FunctionType(ir.FloatType(), [FLOATS])
+        return builder.call(get_or_insert_function(builder.module, most, "llvm.vector.reduce.fmax.v16f32"), lines)
+
+    return types.float32(types.int64), codegen
 
 
 @compiled
@@ -28,10 +49,13 @@ def _most(row: Any, blocks: Any) -> Any:
     """The largest number of each block of the row into `blocks`; returns the largest of all."""
     most = LOWEST
     for block in range(blocks.size):
-        own = row[block * BLOCK : min((block + 1) * BLOCK, row.size)]
-        largest = LOWEST
-        for at in range(own.size):
-            largest = max(largest, load(own[at]))
+        begin = block * BLOCK
+        if begin + BLOCK <= row.size:
+            largest = _largest(row[begin:].ctypes.data)
+        else:
+            largest = LOWEST
+            for at in range(begin, row.size):
+                largest = max(largest, row[at])
         blocks[block] = largest
         most = max(most, largest)
     return most
@@ -100,17 +124,16 @@ def _choose_fp32(pointer: Any) -> None:
 CHOOSE = Kernel(_choose_fp32)
 
 
-def choose(logits: Tensor, inverse_temperatures: Tensor, shares: Tensor) -> Tensor:
-    """logits `[rows, vocabulary]`; fp32 `[rows]`; shares, fp64 `[rows]` in [0, 1) → token ids `[rows]`."""
-    logits = logits.float().contiguous()
+def choose(logits: Tensor, inverse_temperatures: np.ndarray, shares: np.ndarray) -> list[int]:
+    """logits `[rows, vocabulary]`, fp32 and contiguous; fp32 `[rows]`; shares, fp64 `[rows]` in [0, 1) → token ids.
+
+    Raises ValueError for what the kernel could not read by address.
+    """
     rows, vocabulary = logits.shape
-    chosen = torch.empty(rows, dtype=torch.int64)
-    CHOOSE(
-        logits.data_ptr(),
-        chosen.data_ptr(),
-        rows,
-        vocabulary,
-        inverse_temperatures.data_ptr(),
-        shares.data_ptr(),
-    )
-    return chosen
+    if logits.dtype != torch.float32 or not logits.is_contiguous():
+        raise ValueError("logits are not of the kernel's form")
+    chosen = np.empty(rows, dtype=np.int64)
+    colds, parts = (np.ascontiguousarray(inverse_temperatures, np.float32), np.ascontiguousarray(shares, np.float64))
+    CHOOSE(logits.data_ptr(), chosen.ctypes.data, rows, vocabulary, colds.ctypes.data, parts.ctypes.data)
+    told: list[int] = chosen.tolist()
+    return told
