@@ -53,10 +53,10 @@ class Product:
         result = self._product(x)
         return result if onto is None else result.add_(onto)
 
-    def wide(self, x: Tensor) -> Tensor:
+    def wide(self, x: Tensor, on: Caller = NOW) -> Tensor:
         """In fp32: bf16 logits make ties of what is none."""
         if self._own:
-            return self._multiply(x.contiguous(), self._weight, self.out_features, self._bias, wide=True)
+            return self._multiply(x.contiguous(), self._weight, self.out_features, self._bias, wide=True, on=on)
         return self._product(x).float()
 
     def _product(self, x: Tensor) -> Tensor:

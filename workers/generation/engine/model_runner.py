@@ -106,15 +106,17 @@ class ModelRunner:
                 wanted.append(len(ids) - 1)
         positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.length) for chunk in batch.chunks])
         self._step.set(self._runs(batch.chunks), len(ids), self._panels)
-        tokens, places, rows = self._tensor([ids]), self._tensor(positions)[None], self._tensor(wanted)
+        tokens, places, rows = self._tensor(ids), self._tensor(positions), self._tensor(wanted)
         step = self._pack(batch.chunks, positions)
         if self._decoder is not None:
             return self._decoder.logits(tokens, places, rows, step)
-        output = self.model(input_ids=tokens, position_ids=places, use_cache=False, logits_to_keep=rows, step=step)
+        output = self.model(
+            input_ids=tokens[None], position_ids=places[None], use_cache=False, logits_to_keep=rows, step=step
+        )
         logits: Tensor = output.logits[0].float()
         return logits
 
-    def _tensor(self, values: Seq[int] | Seq[Seq[int]] | np.ndarray) -> Tensor:
+    def _tensor(self, values: Seq[int] | np.ndarray) -> Tensor:
         return torch.as_tensor(values, dtype=torch.long).to(self.device)
 
     def _runs(self, chunks: Seq[Chunk]) -> list[Run]:

@@ -10,6 +10,7 @@ from transformers.pytorch_utils import Conv1D
 from workers.generation.engine import fused
 from workers.generation.engine.adapters import AdapterLinear, Part, StepAdapters
 from workers.generation.engine.cpu.huge_pages import HugePages
+from workers.generation.engine.kernel_calls import NOW, Caller
 from workers.generation.engine.linear import Form, Product
 from workers.generation.engine.stack import FusedDecoder
 
@@ -21,8 +22,8 @@ class PlainLinear(nn.Module):
         super().__init__()
         self.product = product
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        return self.product.wide(hidden)
+    def forward(self, hidden: Tensor, on: Caller = NOW) -> Tensor:
+        return self.product.wide(hidden, on)
 
 
 @dataclass

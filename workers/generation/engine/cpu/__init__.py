@@ -37,5 +37,5 @@ def prepare(dtype: torch.dtype, form: Form) -> None:
     products = {Form.PANELS: [multiply.KERNELS, multiply.WIDE], Form.INT8: [int8.QUANTISE, int8.KERNELS, int8.WIDE]}
     if form in products:
         families += [*products[form], low_rank.KERNELS]
-    for kernel in [choose.CHOOSE, tape.PLAY, *(kernels[KINDS[dtype]] for kernels in families)]:
+    for kernel in [choose.CHOOSE, tape.PLAY, pointwise.LOOK_UP, *(kernels[KINDS[dtype]] for kernels in families)]:
         kernel.prepare()

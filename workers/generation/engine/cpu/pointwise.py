@@ -1,4 +1,4 @@
-"""Row-wise kernels that transformers' modules spell as many small operations: norms and gates."""
+"""Row-wise kernels that transformers' modules spell as many small operations: look-ups, norms and gates."""
 
 from typing import Any
 
@@ -9,7 +9,9 @@ from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.scalar import (
     ALL,
     as_f32,
+    as_i64,
     as_u16,
+    as_u32,
     compiled,
     exp,
     load,
@@ -20,6 +22,21 @@ from workers.generation.engine.cpu.scalar import (
 
 ROWS = 8
 SILU, GELU_TANH = 0, 1
+
+
+def _look_up(pointer: Any) -> None:
+    """Arguments: 1 table, 2 indices, 3 out, 4 rows, 5 words of 32 bits of a row."""
+    a = carray(pointer, 6)
+    table, out, words = carray(as_u32(a[1]), ALL), carray(as_u32(a[3]), ALL), a[5]
+    indices = carray(as_i64(a[2]), ALL)
+    while True:
+        begin = take(pointer, ROWS)
+        if begin >= a[4]:
+            return
+        for row in range(begin, min(begin + ROWS, a[4])):
+            own, to = table[indices[row] * words :], out[row * words :]
+            for word in range(words):
+                to[word] = own[word]
 
 
 @compiled
@@ -160,6 +177,7 @@ def _gate_back_fp32(pointer: Any) -> None:
     _gate_back(pointer, gate, up, gradient, carray(as_f32(a[4]), ALL), carray(as_f32(a[5]), ALL))
 
 
+LOOK_UP = Kernel(_look_up)
 NORM = {"bf16": Kernel(_norm_bf16), "fp32": Kernel(_norm_fp32)}
 GATE = {"bf16": Kernel(_gate_bf16), "fp32": Kernel(_gate_fp32)}
 NORM_BACK = {"bf16": Kernel(_norm_back_bf16), "fp32": Kernel(_norm_back_fp32)}
