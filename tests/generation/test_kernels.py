@@ -19,6 +19,8 @@ pytest.importorskip("numba")
 DTYPES = [torch.float32, torch.bfloat16]
 CLOSE = {torch.float32: 2e-5, torch.bfloat16: 3e-2}
 SIZES = [(1, 576, 960), (7, 30, 65), (13, 64, 64), (32, 64, 160), (100, 96, 130), (6, 2, 1)]
+# More rows than a task of matrices takes; rows that pass in parts, of which the last is shorter.
+LARGE = [(1000, 576, 96), (70, 2080, 96), (40, 1500, 64)]
 SHAPES = [Shape(9, 3, 64, 0.125), Shape(4, 2, 24, 0.2, window=40), Shape(5, 5, 16, 0.25), Shape(16, 1, 128, 0.1)]
 
 
@@ -58,7 +60,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtype: torch.dtype) -> None:
     multiply = pairs[1]
-    for rows, inner, outer in SIZES:
+    for rows, inner, outer in [*SIZES, *LARGE]:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
         bias, onto = torch.randn(outer).to(dtype), torch.randn(1, rows, outer).to(dtype)
@@ -132,6 +134,25 @@ def test_products_of_eight_bits_are_those_of_the_rounded_numbers_and_no_row_depe
         alone = int8.multiply(x[:, -1:].contiguous(), packed, outer, bias, onto[:, -1:].contiguous())
         assert torch.equal(alone, got[:, -1:])
     assert packed.panels.numel() == int8.GROUP * 64 and packed.panels.dtype == torch.uint8
+
+
+@pytest.mark.parametrize("vocabulary", [5, 64, 130, 1000])
+def test_a_token_is_the_first_of_the_likeliest_or_where_the_cumulative_probability_passes_its_number(
+    vocabulary: int,
+) -> None:
+    from workers.generation.engine.cpu.choose import choose
+
+    torch.manual_seed(vocabulary)
+    logits = torch.randn(40, vocabulary).mul(4).round()  # with ties
+    assert choose(logits, np.zeros(40), np.zeros(40)) == logits.argmax(-1).tolist()
+    temperature, shares = 0.7, np.linspace(0, 1, 40, endpoint=False)
+    cumulative = (logits.double() / temperature).softmax(-1).cumsum(-1)
+    expected = (cumulative > torch.from_numpy(shares)[:, None]).int().argmax(-1)
+    chosen = torch.tensor(choose(logits, np.full(40, 1 / temperature), shares))
+    off = torch.minimum(cumulative[range(40), chosen], cumulative[range(40), expected]) - torch.from_numpy(shares)
+    assert ((chosen == expected) | (off.abs() < 1e-5)).all()
+    with pytest.raises(ValueError, match="form"):
+        choose(logits.t(), np.zeros(vocabulary), np.zeros(vocabulary))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
