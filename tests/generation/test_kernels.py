@@ -36,10 +36,12 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """
     from numba.core import config
 
-    names = ["amx", "tile", "soften", "low_rank", "multiply", "int8", "attend", "pages"]
-    amx, tile, soften, *kernels = (importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in names)
+    names = ["soften", "low_rank", "finish", "registers", "matrices", "multiply", "int8", "attend", "pages"]
+    amx, tile, *kernels = (
+        importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in ["amx", "tile", *names]
+    )
     if request.param == "all":
-        yield kernels
+        yield dict(zip(names, kernels, strict=True))
         return
     if request.param == "no matrices" and not amx.AVAILABLE:
         pytest.skip("this processor is one")
@@ -51,15 +53,14 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
             patch.setattr(tile, "HAS_BYTES", False)
             patch.setattr(tile, "DOT", tile.dots_of_kind())
             patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
-        importlib.reload(soften)
-        yield [importlib.reload(module) for module in kernels]
-    for module in [soften, *kernels]:
+        yield {name: importlib.reload(module) for name, module in zip(names, kernels, strict=True)}
+    for module in kernels:
         importlib.reload(module)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtype: torch.dtype) -> None:
-    multiply = pairs[1]
+    multiply = pairs["multiply"]
     for rows, inner, outer in [*SIZES, *LARGE]:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
@@ -69,11 +70,14 @@ def test_products_equal_torch_and_no_row_depends_on_its_company(pairs: Any, dtyp
         assert close(got, x.float() @ weight.float().t() + bias.float() + onto.float())
         alone = multiply.multiply(x[:, -1:].contiguous(), panels, outer, bias, onto[:, -1:].contiguous(), None)
         assert torch.equal(alone, got[:, -1:])
+    for inner, outer in ((1500, 128), (750, 64), (750, 128)):
+        with pytest.raises(ValueError, match="form"):
+            multiply.multiply(x[..., :inner].contiguous(), panels, outer)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any, dtype: torch.dtype) -> None:
-    low_rank = pairs[0]
+    low_rank = pairs["low_rank"]
     inner, widths, ranks = 30, [70, 100, 5], [8, 3]
     torch.manual_seed(1)
     x, weight = torch.randn(1, 20, inner).to(dtype), torch.randn(sum(widths), inner).to(dtype)
@@ -94,7 +98,7 @@ def test_adapters_change_the_products_of_their_rows_and_of_no_others(pairs: Any,
     changes = low_rank.Changes(owners.data_ptr(), tables.data_ptr(), tables.stride(0), 8, begin=0, parts=3, room=8)
     places = owners[12:13].contiguous()
     alone = dataclasses.replace(changes, owners=places.data_ptr())
-    for product in pairs[1:3]:
+    for product in (pairs["multiply"], pairs["int8"]):
         packed = product.pack(weight)
         got = product.multiply(x, packed, sum(widths), None, None, changes)
         plain = product.multiply(x, packed, sum(widths))
@@ -116,7 +120,7 @@ def in_groups(x: Tensor, group: int) -> Tensor:
 def test_products_of_eight_bits_are_those_of_the_rounded_numbers_and_no_row_depends_on_its_company(
     pairs: Any, dtype: torch.dtype
 ) -> None:
-    int8 = pairs[2]
+    int8 = pairs["int8"]
     for rows, inner, outer in SIZES:
         torch.manual_seed(rows)
         x, weight = torch.randn(1, rows, inner).to(dtype), torch.randn(outer, inner).to(dtype)
@@ -160,7 +164,7 @@ def test_a_token_is_the_first_of_the_likeliest_or_where_the_cumulative_probabili
 def test_attention_over_pages_equals_torch_however_a_prompt_is_cut(
     pairs: Any, shape: Shape, dtype: torch.dtype
 ) -> None:
-    KernelPages = pairs[-1].KernelPages  # noqa: N806 (a class)
+    KernelPages = pairs["pages"].KernelPages  # noqa: N806 (a class)
     torch.manual_seed(1)
     length = 5 * BLOCK_SIZE + 7
     qkv = torch.randn(length, shape.heads + 2 * shape.kv_heads, shape.head_dim).to(dtype)
@@ -198,7 +202,7 @@ def test_what_another_sequence_left_in_a_page_reaches_nobody(pairs: Any, dtype: 
     shape = Shape(2, 1, 16, 0.25)
     told = []
     for left in (0.0, 3e38):
-        pages = pairs[-1].KernelPages(2, 1, 16, dtype)
+        pages = pairs["pages"].KernelPages(2, 1, 16, dtype)
         table, places = np.array([[1]]), torch.arange(BLOCK_SIZE) + BLOCK_SIZE
         pages.store(torch.full((BLOCK_SIZE, 4, 16), left).to(dtype), places, shape)
         qkv = torch.ones(3, 4, 16).to(dtype)
@@ -211,8 +215,38 @@ def test_what_another_sequence_left_in_a_page_reaches_nobody(pairs: Any, dtype: 
     assert query != 0.5 or close(told[1].flatten(1), torch.ones(3, 32))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+def test_scores_near_the_ends_of_fp32_are_compared_rightly(pairs: Any, sign: int) -> None:
+    shape, large = Shape(1, 1, 16, 1.0), 4e18
+    qkv = torch.tensor([[sign * large, large, 1.0], [sign * large, large / 2, 2.0]])[..., None].repeat(1, 1, 16)
+    pages = pairs["pages"].KernelPages(2, 1, 16, torch.float32)
+    pages.store(qkv, torch.arange(2), shape)
+    spans = Spans(np.array([0]), np.array([2]), np.array([0]), np.array([[0]]))
+    told = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+    assert told[:, 0, 0].tolist() == [1, 1 if sign > 0 else 2]
+
+
+def test_a_row_that_sees_nothing_of_its_task_s_first_stretch_is_what_it_is_alone(pairs: Any) -> None:
+    """However little its own scores are."""
+    shape, length = Shape(1, 1, 16, 0.02, window=100), 300
+    torch.manual_seed(2)
+    qkv = torch.randn(length, 3, 16)
+    qkv[:, :2] = 4.4e18 * torch.tensor([1.0, -1.0])[:, None] * (1 + torch.rand(length, 1, 1) / 50)
+    pages = pairs["pages"].KernelPages(10, 1, 16, torch.float32)
+    pages.store(qkv, torch.arange(length), shape)
+
+    def attend(starts: np.ndarray, ends: np.ndarray) -> Tensor:
+        spans = Spans(starts, ends - starts, starts, np.repeat(np.arange(10)[None], len(starts), 0))
+        told: Tensor = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+        return told
+
+    alone = attend(np.arange(length), np.arange(1, length + 1))
+    assert torch.equal(attend(np.array([0]), np.array([length])), alone)
+    assert torch.isfinite(alone).all()
+
+
 def test_a_layer_of_another_form_than_its_pages_is_refused(pairs: Any) -> None:
-    pages, places = pairs[-1].KernelPages(2, 1, 16, torch.bfloat16), torch.arange(1)
+    pages, places = pairs["pages"].KernelPages(2, 1, 16, torch.bfloat16), torch.arange(1)
     for heads, dtype in ((1, torch.float32), (2, torch.bfloat16)):
         with pytest.raises(ValueError, match="form"):
             pages.store(torch.ones(1, 3 * heads, 16, dtype=dtype), places, Shape(heads, heads, 16, 0.25))

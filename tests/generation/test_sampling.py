@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -105,3 +106,11 @@ def test_noise_depends_on_seed_choice_and_position_only() -> None:
     assert 0.4 < sum(numbers) / 200 < 0.6
     assert uniform(1, 0, 5) == numbers[5]
     assert VOCABULARY > 17
+
+
+@pytest.mark.parametrize("token", [-1, 10**9])
+def test_a_token_that_the_model_does_not_have_is_refused(engine: TorchEngine, token: int) -> None:
+    """A kernel would look it up by address."""
+    with pytest.raises(ValueError, match="vocabulary"):
+        ask(engine, [1, token])
+    assert ask(engine, [1, 2], max_tokens=2).wait().finish() == "length"

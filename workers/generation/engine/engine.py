@@ -109,10 +109,14 @@ class TorchEngine:
             self.cancel(handle)
 
     def submit(self, request: EngineRequest, on_event: OnEvent) -> Handle:
-        """Raises AdapterNotLoaded, RequestTooLong, InvalidGrammar, EngineClosed. A grammar is compiled here."""
+        """Raises AdapterNotLoaded, RequestTooLong, InvalidGrammar, EngineClosed; ValueError for a token that the model
+        does not have. A grammar is compiled here.
+        """
         longest = len(request.token_ids) + 1
         if not request.token_ids or longest > self.model_runner.context_length:
             raise RequestTooLong(f"{len(request.token_ids)} prompt tokens do not fit the context")
+        if not 0 <= min(request.token_ids) <= max(request.token_ids) < self.model_runner.vocabulary:
+            raise ValueError("a token id outside the model's vocabulary")
         whole = min(len(request.token_ids) + request.params.max_tokens, self.model_runner.context_length)
         if whole > self.scheduler.cache.capacity:
             raise RequestTooLong(f"{whole} tokens do not fit the KV cache")

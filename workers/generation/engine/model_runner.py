@@ -93,7 +93,9 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
-        """Logits `[rows, vocabulary]`: one row per chunk that samples, every row of a chunk that scores."""
+        """Logits `[rows, vocabulary]`: one row per chunk that samples, every row of a chunk that scores. The next call
+        may write where they are.
+        """
         if not batch.chunks:
             return torch.empty(0, self.vocabulary)
         ids: list[int] = []

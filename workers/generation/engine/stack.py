@@ -9,7 +9,7 @@ from torch import Tensor
 from workers.generation.engine.adapters import StepAdapters
 from workers.generation.engine.attention import PackedStep
 from workers.generation.engine.fused import FusedLayer
-from workers.generation.engine.kernel_calls import Argument, Caller
+from workers.generation.engine.kernel_calls import Argument
 from workers.generation.engine.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -90,8 +90,10 @@ class FusedDecoder:
         return Recording(tape, self._head.forward(self._norm.forward(hidden, tape), tape))
 
 
-def look_up(like: Tensor, indices: str, table: Argument, on: Caller) -> Tensor:
-    """Rows of `table` (an address), which is as wide as `like` → `[1, rows, width]`. `indices`: the argument's name."""
+def look_up(like: Tensor, indices: str, table: Argument, on: "Tape") -> Tensor:
+    """Rows of `table` (an address), which is as wide as `like` → `[1, rows, width]`. `indices`: the argument's name;
+    nobody checks that the table has such rows.
+    """
     from workers.generation.engine.cpu.pointwise import LOOK_UP
 
     width = like.shape[-1]

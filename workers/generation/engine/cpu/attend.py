@@ -117,7 +117,7 @@ def attention(whole: int, begin_tasks: Any, score: Any, weigh: Any, end_tasks: A
                 for r in range(rows):
                     low, high = seen(start + r // group - stretch, window, pages)
                     before[r] = most[r]
-                    most[r] = max(before[r], _greatest(pages, scores_at + 4 * STRETCH * r, low, high) * scale)
+                    most[r] = max(before[r], _greatest(pages, scores_at + 4 * STRETCH * r, low, high, scale))
                 for r in range(rows):
                     low, high = seen(start + r // group - stretch, window, pages)
                     own_weights, own_sums = weights_at + size * STRETCH * r, sums_at + 4 * LANES * r
@@ -154,15 +154,15 @@ def seen(position: Any, window: Any, pages: Any) -> Any:
 
 
 @compiled
-def _greatest(pages: Any, scores: Any, begin: Any, end: Any) -> Any:
+def _greatest(pages: Any, scores: Any, begin: Any, end: Any, scale: Any) -> Any:
     """Of as many pages as there are: nobody sees what lies behind them."""
     if pages == 1:
-        return _greatest_one(scores, begin, end)
+        return _greatest_one(scores, begin, end, scale)
     if pages == 2:
-        return _greatest_two(scores, begin, end)
+        return _greatest_two(scores, begin, end, scale)
     if pages == 3:
-        return _greatest_three(scores, begin, end)
-    return _greatest_four(scores, begin, end)
+        return _greatest_three(scores, begin, end, scale)
+    return _greatest_four(scores, begin, end, scale)
 
 
 @compiled

@@ -18,7 +18,6 @@ from workers.generation.engine.cpu.scalar import (
     as_i64,
     compiled,
     exp,
-    load,
     take,
 )
 from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, at_offset
@@ -68,7 +67,7 @@ def _find(row: Any, blocks: Any, most: Any) -> int:
     while block < blocks.size - 1 and blocks[block] != most:
         block += 1
     at = block * BLOCK
-    while at < row.size - 1 and load(row[at]) != most:
+    while at < row.size - 1 and row[at] != most:
         at += 1
     return at
 
@@ -81,7 +80,7 @@ def _draw(row: Any, blocks: Any, most: Any, cold: Any, share: Any) -> int:
         own = row[block * BLOCK : min((block + 1) * BLOCK, row.size)]
         mass = np.float32(0)
         for at in range(own.size):
-            mass += exp((load(own[at]) - most) * cold)
+            mass += exp((own[at] - most) * cold)
         blocks[block] = mass
         total += mass
     goal, passed, block = share * total, np.float64(0), 0
@@ -89,10 +88,10 @@ def _draw(row: Any, blocks: Any, most: Any, cold: Any, share: Any) -> int:
         passed += blocks[block]
         block += 1
     at, last = block * BLOCK, min((block + 1) * BLOCK, row.size) - 1
-    passed += exp((load(row[at]) - most) * cold)
+    passed += exp((row[at] - most) * cold)
     while at < last and passed <= goal:
         at += 1
-        passed += exp((load(row[at]) - most) * cold)
+        passed += exp((row[at] - most) * cold)
     return at
 
 
@@ -130,8 +129,9 @@ def choose(logits: Tensor, inverse_temperatures: np.ndarray, shares: np.ndarray)
     Raises ValueError for what the kernel could not read by address.
     """
     rows, vocabulary = logits.shape
-    if logits.dtype != torch.float32 or not logits.is_contiguous():
-        raise ValueError("logits are not of the kernel's form")
+    fits = logits.dtype == torch.float32 and logits.is_contiguous()
+    if not fits or not len(inverse_temperatures) == len(shares) == rows:
+        raise ValueError("what tokens are chosen from is not of the kernel's form")
     chosen = np.empty(rows, dtype=np.int64)
     colds, parts = (np.ascontiguousarray(inverse_temperatures, np.float32), np.ascontiguousarray(shares, np.float64))
     CHOOSE(logits.data_ptr(), chosen.ctypes.data, rows, vocabulary, colds.ctypes.data, parts.ctypes.data)

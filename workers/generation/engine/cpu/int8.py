@@ -1,6 +1,6 @@
 """The base's products with weights of 8 bits: half the bytes to read, and twice the arithmetic of bf16 in a step.
 
-A weight is q · scale of its output, q in −127 … 127, kept as q + 128 in panels as in `multiply.py`: sums are so much
+A weight is q · scale of its output, q in −127 … 127, kept as q + 128 in panels as in `registers.py`: sums are so much
 too high (`excess`). A row is cut into groups of GROUP numbers, each with a scale of its own, so one outlier coarsens
 its own group only. Sums of whole numbers are exact and groups are added in order: as with other weights, no row depends
 on its company. What adapters change is made of the row as it was, in the model's own precision.
@@ -166,7 +166,7 @@ def _quantise(pointer: Any, x: Any) -> None:
 
 @compiled
 def _multiply(pointer: Any, x: Any, out: Any) -> None:
-    """Arguments: 1 rows in 8 bits, 2 panels, then as in `multiply.py`; 17 excess, 18 scales.
+    """Arguments: 1 rows in 8 bits, 2 panels, then as in `registers.py`; 17 excess, 18 scales.
 
     `x` only tells the kind of the model's numbers.
     """

@@ -1,4 +1,4 @@
-"""The first half of low-rank updates, x · Aᵀ, of many adapters in one call; `multiply.py` adds the second, · B.
+"""The first half of low-rank updates, x · Aᵀ, of many adapters in one call; `registers.py` adds the second, · B.
 
 A is kept as `[rank, in]`, rows filled up with zeros to whole vectors and ranks to a multiple of RANKS; B as panels of
 the product that it changes, `[panels, rank / PACK, PANEL, PACK]`, zeros where a panel is not its own (PACK numbers fill

@@ -12,8 +12,8 @@ from numba import carray
 from torch import Tensor
 
 from workers.generation.engine.cpu import amx
-from workers.generation.engine.cpu.finish import finish
-from workers.generation.engine.cpu.registers import STEP, add_changes, rows_of_task
+from workers.generation.engine.cpu.finish import STRIDE, finish
+from workers.generation.engine.cpu.registers import add_changes, rows_of_task
 from workers.generation.engine.cpu.scalar import compiled, take
 from workers.generation.engine.cpu.tile import LANES, LINE, PANEL
 
@@ -32,9 +32,15 @@ def into_tiles(weight: Tensor) -> Tensor:
 
 @compiled
 def halves_of_task(halves: Any, threads: Any) -> Any:
-    """So many that the threads, if they are equally fast, end together."""
-    rounds = max(1, min(ROUNDS, halves // (threads * LEAST)))
-    return (halves + threads * rounds - 1) // (threads * rounds)
+    """So many that threads which are equally fast end as nearly together as can be."""
+    best, most = halves, halves
+    for rounds in range(1, max(1, min(ROUNDS, halves // (threads * LEAST))) + 1):
+        each = (halves + threads * rounds - 1) // (threads * rounds)
+        tasks = (halves + each - 1) // each
+        longest = (tasks + threads - 1) // threads * each
+        if longest <= most:
+            best, most = each, longest
+    return best
 
 
 @compiled
@@ -57,6 +63,7 @@ def multiply_matrices(pointer: Any, x: Any, out: Any) -> None:
         for half in range(start, min(start + each, halves)):
             tiles, column = a[2] + half * size, half * SIDE
             for first in range(begin, min(begin + per_task, rows), amx.ROWS):
+                # Asked for here: numba frees an array after its last mention, whatever keeps its address.
                 address, copy = whole_lines(total.ctypes.data), whole_lines(spare.ctypes.data)
                 count, sums = min(amx.ROWS, min(begin + per_task, rows) - first), address + column % PANEL * 4
                 row, target = a[1] + first * own_words * 4, a[3] + first * stride + out.itemsize * column
@@ -64,7 +71,7 @@ def multiply_matrices(pointer: Any, x: Any, out: Any) -> None:
                     if row != held:
                         amx.fill(count, row, own_words, copy, words)
                     row, held = copy, row
-                amx.times(count, row, 4 * words, tiles, words, sums, STEP, first == begin, target, stride)
+                amx.times(count, row, 4 * words, tiles, words, sums, STRIDE, first == begin, target, stride)
                 if a[10] != 0:
                     add_changes(x, a, first, count, column // PANEL, True, column % PANEL * 4, address)
                 finish(x, out, a, count, min(SIDE, outer - column), sums, first, column)

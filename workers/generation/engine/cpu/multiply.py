@@ -42,6 +42,15 @@ def step_of(x: Tensor) -> int:
     return amx.STEP * 2 if in_matrices(x) else 1
 
 
+def form_of(panels: Tensor) -> tuple[int, int]:
+    """Outputs and inputs of a packed weight, filled up."""
+    if panels.dim() == 6:
+        halves, steps, tiles, words, outputs, pack_ = panels.shape
+        return halves * tiles * outputs, steps * words * pack_
+    groups, words, outputs, pack_ = panels.shape
+    return groups * outputs, words * pack_
+
+
 def multiply(
     x: Tensor,
     panels: Tensor,
@@ -61,8 +70,8 @@ def multiply(
     """
     batch, rows, inner = x.shape
     result = on.empty(x, outer, torch.float32 if wide else x.dtype)
-    room = panels[0].numel() * panels.shape[0] // (outer + -outer % PANEL)
-    fits = batch == 1 and x.is_contiguous() and x.dtype == panels.dtype and inner + -inner % step_of(x) == room
+    form = outer + -outer % PANEL, inner + -inner % step_of(x)
+    fits = batch == 1 and x.is_contiguous() and x.dtype == panels.dtype and form == form_of(panels)
     if not fits or not can_be_added(onto, result):
         raise ValueError("a product's input is not of its form")
     if rows:

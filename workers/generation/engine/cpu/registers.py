@@ -30,7 +30,7 @@ def into_panels(weight: Tensor) -> Tensor:
 
 @compiled
 def rows_of_task(rows: Any, panels: Any, threads: Any, least: Any, most: Any) -> Any:
-    """So many, in whole passes of the `least`, that each thread has two tasks; no more than `most`."""
+    """So many, in whole passes of the `least`, that each thread has two panels of them; no more than `most`."""
     shared = rows * panels // (2 * threads)
     return max(1, min(rows, most, max(least, shared // least * least)))
 
@@ -98,7 +98,7 @@ def multiply_in_registers(pointer: Any, x: Any, out: Any) -> None:
     while number >= 0:
         following = cut(take(pointer, 1), panels, pieces, a[7])
         begin, column = piece * per_task, number * PANEL + byte // 4
-        end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, outer - column)
+        end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, max(outer - column, 0))
         panel, later = a[2] + number * words * STEP + byte, a[2] + max(following[0], 0) * words * STEP
         passes = (end - begin + MOST - 1) // MOST
         for at in range(passes):

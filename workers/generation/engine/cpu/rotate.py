@@ -52,7 +52,7 @@ def _rotate(pointer: Any, qkv: Any, cosines: Any, sines: Any, query_norm: Any, k
     12 rotated, 13 epsilon, 14 offset of the norms' weights, 15 places `[rows]`: block · PAGE + position in it,
     16 threads.
 
-    Neighbours, which often share a page, are one thread's: each would wait for the other's lines.
+    Of many rows neighbours, which often share a page, are one thread's: two would wait for each other's lines.
     """
     a = carray(pointer, 17)
     rows, heads, kv_heads, head_dim, rotated = a[8], a[9], a[10], a[11], a[12]

@@ -29,7 +29,7 @@ SMALLEST = -126.0  # an exponent of 2 below it would not be a normal number
 
 
 class Row:
-    """A row of `vectors · LANES` fp32 scores: its `lines`, LEAST outside `[begin, end)`; which lanes are `seen`."""
+    """A row of `vectors · LANES` fp32 scores: its `lines`, and which lanes are `seen`, those in `[begin, end)`."""
 
     def __init__(self, builder: Any, vectors: int, scores: Any, begin: Any, end: Any) -> None:
         self.builder = builder
@@ -39,8 +39,7 @@ class Row:
         for v in range(vectors):
             lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
             self.seen.append(builder.icmp_unsigned("<", builder.sub(lanes, first), count))
-            line = builder.load(at_offset(builder, base, LONG(LINE * v), FLOATS), align=4)
-            self.lines.append(builder.select(self.seen[v], line, all_of(FLOATS, LEAST)))
+            self.lines.append(builder.load(at_offset(builder, base, LONG(LINE * v), FLOATS), align=4))
 
     def call(self, name: str, *given: Any, result: Any = FLOATS) -> Any:
         kind = ir.FunctionType(result, [each.type for each in given])
@@ -66,7 +65,7 @@ class Row:
         result = all_of(FLOATS, POWERS[0])
         for factor in POWERS[1:]:
             result = self.call("llvm.fma.v16f32", result, part, all_of(FLOATS, factor))
-        # By its exponent, for 1 ≤ result < 2.
+        # By its exponent: nothing rounds, and no product is there to be joined with a sum that follows.
         more = builder.shl(builder.fptosi(whole, WORDS), all_of(WORDS, 23))
         return builder.bitcast(builder.add(builder.bitcast(result, WORDS), more), FLOATS)
 
@@ -79,16 +78,20 @@ def pairwise(join: Any, lines: list[Any]) -> Any:
 
 
 def greatest(vectors: int) -> Any:
-    """`(scores, begin, end)`: the greatest score of a row; LEAST, if it has none."""
+    """`(scores, begin, end, scale)`: the greatest score · scale of a row; LEAST, if it has none."""
 
     @intrinsic
-    def run(_: Any, scores: Any, begin: Any, end: Any) -> Any:
+    def run(_: Any, scores: Any, begin: Any, end: Any, scale: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            row = Row(builder, vectors, *arguments)
-            most = pairwise(row.larger, row.lines)
+            scores, begin, end, scale = arguments
+            row = Row(builder, vectors, scores, begin, end)
+            factor, least = row.spread(scale, FLOATS), all_of(FLOATS, LEAST)
+            scaled = [builder.fmul(line, factor) for line in row.lines]
+            masked = [builder.select(seen, line, least) for seen, line in zip(row.seen, scaled, strict=True)]
+            most = pairwise(row.larger, masked)
             return row.call("llvm.vector.reduce.fmax.v16f32", most, result=ir.FloatType())
 
-        return types.float32(*[types.int64] * 3), codegen
+        return types.float32(*[types.int64] * 3, types.float32), codegen
 
     return run
 
@@ -105,10 +108,11 @@ def soften(vectors: int, kind: str) -> Any:
         row = Row(builder, vectors, scores, begin, end)
         weights, sums = builder.inttoptr(weights, BYTES), builder.inttoptr(sums, FLOATS.as_pointer())
         center, log2_e = row.spread(most, FLOATS), all_of(FLOATS, LOG2_E)
-        steep, low = builder.fmul(row.spread(scale, FLOATS), log2_e), builder.fneg(builder.fmul(center, log2_e))
+        factor, low = row.spread(scale, FLOATS), builder.fneg(center)
         size, parts = 4 if kind == "fp32" else 2, []
         for v, line in enumerate(row.lines):
-            weight = row.power(row.call("llvm.fma.v16f32", line, steep, low))
+            exponents = builder.fmul(row.call("llvm.fma.v16f32", line, factor, low), log2_e)
+            weight = row.power(builder.select(row.seen[v], exponents, all_of(FLOATS, SMALLEST)))
             weight = builder.select(row.seen[v], weight, all_of(FLOATS, 0.0))
             parts.append(weight)
             stored = weight if kind == "fp32" else in_bf16(builder, weight)
