@@ -193,8 +193,8 @@ def score(
 def weigh(rows: Any, row: Any, row_stride: Any, pages: Any, count: Any, width: Any, out: Any, ahead: Any) -> None:
     """out `[rows, width]` += rows, filled up to whole tiles, times `count` pages of values of 2 · STEP positions each.
 
-    `pages` and `ahead`: where their addresses are, and those of as many pages that are asked for meanwhile. `width`:
-    whole tiles.
+    `pages` and `ahead`: where their addresses are, and those of as many pages of which the first 4 · STEP lines are
+    asked for meanwhile, if `width` is four tiles at least. `width`: whole tiles.
     """
     words, stride, first = count * STEP, 4 * width, True
     while rows > 0:
