@@ -2,24 +2,11 @@
 
 from typing import Any
 
-from llvmlite import ir
 from numba import carray, types
 from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import as_f32, compiled, load, store, typed
-from workers.generation.engine.cpu.tile import (
-    BYTES,
-    FLOATS,
-    KIND,
-    LANES,
-    LINE,
-    LONG,
-    PANEL,
-    WORDS,
-    all_of,
-    at_offset,
-    in_bf16,
-)
+from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LONG, PANEL, load_line, store_line
 
 STRIDE = 4 * PANEL  # bytes from a row's sums to the next one's
 
@@ -46,21 +33,13 @@ def _lines(vectors: int, kind: str) -> Any:
     none; both of bf16, but onto fp32 where `kind` is) into numbers of `kind`. `stride`: bytes from a row of `out`, and
     of `onto`, to the next.
     """
-    size = 4 if kind == "fp32" else 2
 
-    def widened(builder: Any, base: Any, v: int, size: int) -> Any:
-        own = ir.VectorType(ir.IntType(16), LANES) if size == 2 else FLOATS
-        line = builder.load(at_offset(builder, base, LONG(LANES * size * v), own), align=2)
-        if size == 4:
-            return line
-        return builder.bitcast(builder.shl(builder.zext(line, WORDS), all_of(WORDS, 16)), FLOATS)
-
-    def plus(builder: Any, totals: list[Any], address: Any, wanted: Any, size: int) -> list[Any]:
+    def plus(builder: Any, totals: list[Any], address: Any, wanted: Any, kind: str) -> list[Any]:
         entry, add, after = builder.block, builder.append_basic_block("add"), builder.append_basic_block("after")
         builder.cbranch(wanted, add, after)
         builder.position_at_end(add)
         base = builder.inttoptr(address, BYTES)
-        more = [builder.fadd(total, widened(builder, base, v, size)) for v, total in enumerate(totals)]
+        more = [builder.fadd(total, load_line(builder, base, LONG(v), kind)) for v, total in enumerate(totals)]
         builder.branch(after)
         builder.position_at_end(after)
         joined = []
@@ -81,14 +60,13 @@ def _lines(vectors: int, kind: str) -> Any:
         row = builder.phi(LONG)
         row.add_incoming(LONG(0), entry)
         own = builder.gep(builder.inttoptr(sums, BYTES), [builder.mul(row, LONG(STRIDE))])
-        totals = [builder.load(at_offset(builder, own, LONG(LINE * v), FLOATS), align=4) for v in range(vectors)]
+        totals = [load_line(builder, own, LONG(v), "fp32") for v in range(vectors)]
         place = builder.mul(row, stride)
-        totals = plus(builder, totals, bias, has_bias, 2)
-        totals = plus(builder, totals, builder.add(onto, place), has_onto, size)
+        totals = plus(builder, totals, bias, has_bias, "bf16")
+        totals = plus(builder, totals, builder.add(onto, place), has_onto, kind)
         target = builder.inttoptr(builder.add(out, place), BYTES)
         for v, total in enumerate(totals):
-            stored = total if kind == "fp32" else in_bf16(builder, total)
-            builder.store(stored, at_offset(builder, target, LONG(LANES * size * v), stored.type), align=2)
+            store_line(builder, total, target, LONG(v), kind)
         following = builder.add(row, LONG(1))
         row.add_incoming(following, builder.block)
         builder.cbranch(builder.icmp_signed("<", following, rows), loop, end)

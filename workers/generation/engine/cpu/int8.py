@@ -24,7 +24,7 @@ from workers.generation.engine.cpu.finish import finish
 from workers.generation.engine.cpu.low_rank import Changes, reduce
 from workers.generation.engine.cpu.multiply import can_be_added, change_arguments
 from workers.generation.engine.cpu.openmp import Kernel
-from workers.generation.engine.cpu.registers import AHEAD, ROWS, STEP, add_changes, into_panels, rows_of_task
+from workers.generation.engine.cpu.registers import ROWS, STEP, add_changes, into_panels, rows_of_task
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u8, as_u16, compiled, load, take
 from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, MOST, MULTIPLY, PANEL, WORD
 from workers.generation.engine.cpu.tile import WORDS as LINE_OF_WORDS
@@ -179,12 +179,12 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
     like, excess, scales = carray(as_u8(a[1]), ALL), carray(as_f32(a[17]), ALL), carray(as_f32(a[18]), ALL)
     total = np.empty(MOST * PANEL, dtype=np.float32)
     address = total.ctypes.data
-    following = take(pointer, 1)
-    while following < panels * pieces:
-        task, following = following, take(pointer, 1)
+    task = take(pointer, 1)
+    while task < panels * pieces:
         column, begin = task % panels * PANEL, task // panels * per_task
         end, width = min(begin + per_task, rows), min(PANEL, outer - column)
-        panel, later = a[2] + task % panels * words * STEP, a[2] + following % panels * words * STEP
+        panel = a[2] + task % panels * words * STEP
+        later = panel + a[7] * words * STEP
         passes = (end - begin + MOST - 1) // MOST
         scale = scales[column : column + PANEL]
         for at in range(passes):
@@ -194,8 +194,6 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
                 source, lines = a[1] + (first * groups + group) * STRIDE + 4, panel + group * WORDS * STEP
                 stride = STEP // passes
                 ahead = later + words // passes * at * STEP + group * WORDS * stride
-                if passes == 1:
-                    ahead, stride = lines + AHEAD, STEP
                 _times(like, count, source, groups * STRIDE, lines, STEP, WORDS, address, STEP, group, ahead, stride)
             for r in range(count):
                 own, too_much = total[r * PANEL : (r + 1) * PANEL], excess[first + r]
@@ -204,6 +202,7 @@ def _multiply(pointer: Any, x: Any, out: Any) -> None:
             if a[10] != 0:
                 add_changes(x, a, first, count, task % panels, False, 0, address)
             finish(x, out, a, count, width, address, first, column)
+        task = take(pointer, 1)
 
 
 def _quantise_bf16(pointer: Any) -> None:

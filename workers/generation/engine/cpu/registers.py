@@ -1,7 +1,8 @@
 """The base's products in vector registers: a few rows at a time, times panels of PANEL outputs.
 
 Weights are `[panels, in / PACK, PANEL, PACK]`, where PACK numbers fill a 32-bit word. While a panel is multiplied, the
-one that this thread takes next is asked from memory, spread over the passes.
+one as many panels behind it as there are threads is asked from memory, spread over the passes: most likely this thread
+takes it next. At a product's end those are the next product's, for weights lie in the order in which they serve.
 """
 
 from typing import Any
@@ -17,7 +18,6 @@ from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
 
 STEP = 4 * PANEL  # bytes of a panel per word of the rows
 ROWS = 96  # of one task: with them in the second-level cache, a panel is read from there
-AHEAD = 16 * STEP
 HALF = STEP // 2
 _times, _times_half = MULTIPLY[4], MULTIPLY[2]
 
@@ -96,19 +96,17 @@ def multiply_in_registers(pointer: Any, x: Any, out: Any) -> None:
     total = np.empty(MOST * PANEL, dtype=np.float32)
     number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])
     while number >= 0:
-        following = cut(take(pointer, 1), panels, pieces, a[7])
         begin, column = piece * per_task, number * PANEL + byte // 4
         end, width = min(begin + per_task, rows), min(PANEL // 2 if half else PANEL, max(outer - column, 0))
-        panel, later = a[2] + number * words * STEP + byte, a[2] + max(following[0], 0) * words * STEP
+        panel = a[2] + number * words * STEP + byte
+        later = panel + a[7] * words * STEP
         passes = (end - begin + MOST - 1) // MOST
         for at in range(passes):
             first, address = begin + at * MOST, total.ctypes.data
             count = min(MOST, end - first)
             ahead, stride = later + words // passes * at * STEP, STEP // passes
-            if passes == 1:
-                ahead, stride = panel + AHEAD, STEP
             times(x, half, count, a[1] + first * words * 4, words * 4, panel, words, address + byte, 0, ahead, stride)
             if a[10] != 0:
                 add_changes(x, a, first, count, number, half, byte, address)
             finish(x, out, a, count, width, address + byte, first, column)
-        number, piece, byte, half = following
+        number, piece, byte, half = cut(take(pointer, 1), panels, pieces, a[7])

@@ -15,13 +15,12 @@ from workers.generation.engine.cpu.tile import (
     FLOATS,
     KIND,
     LANES,
-    LINE,
     LONG,
     WORD,
     WORDS,
     all_of,
-    at_offset,
-    in_bf16,
+    load_line,
+    store_line,
 )
 
 LEAST = -3.0e38
@@ -39,7 +38,7 @@ class Row:
         for v in range(vectors):
             lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
             self.seen.append(builder.icmp_unsigned("<", builder.sub(lanes, first), count))
-            self.lines.append(builder.load(at_offset(builder, base, LONG(LINE * v), FLOATS), align=4))
+            self.lines.append(load_line(builder, base, LONG(v), "fp32"))
 
     def call(self, name: str, *given: Any, result: Any = FLOATS) -> Any:
         kind = ir.FunctionType(result, [each.type for each in given])
@@ -109,14 +108,13 @@ def soften(vectors: int, kind: str) -> Any:
         weights, sums = builder.inttoptr(weights, BYTES), builder.inttoptr(sums, FLOATS.as_pointer())
         center, log2_e = row.spread(most, FLOATS), all_of(FLOATS, LOG2_E)
         factor, low = row.spread(scale, FLOATS), builder.fneg(center)
-        size, parts = 4 if kind == "fp32" else 2, []
+        parts = []
         for v, line in enumerate(row.lines):
             exponents = builder.fmul(row.call("llvm.fma.v16f32", line, factor, low), log2_e)
             weight = row.power(builder.select(row.seen[v], exponents, all_of(FLOATS, SMALLEST)))
             weight = builder.select(row.seen[v], weight, all_of(FLOATS, 0.0))
             parts.append(weight)
-            stored = weight if kind == "fp32" else in_bf16(builder, weight)
-            builder.store(stored, at_offset(builder, weights, LONG(LANES * size * v), stored.type), align=2)
+            store_line(builder, weight, weights, LONG(v), kind)
         earlier = row.spread(before, FLOATS)
         shrink = row.power(builder.fmul(builder.fsub(earlier, center), log2_e))
         # Exactly 1 where nothing greater came: whether a row meets a stretch that it sees nothing of depends on others.
@@ -150,8 +148,7 @@ def scale_lines(_: Any, address: Any, count: Any, factor: Any) -> Any:
         builder.branch(loop)
         builder.position_at_end(loop)
         at = builder.phi(LONG)
-        place = at_offset(builder, base, builder.mul(at, LONG(LINE)), FLOATS)
-        builder.store(builder.fmul(builder.load(place, align=4), factor), place, align=4)
+        store_line(builder, builder.fmul(load_line(builder, base, at, "fp32"), factor), base, at, "fp32")
         following = builder.add(at, LONG(1))
         builder.cbranch(builder.icmp_signed("<", following, count), loop, end)
         at.add_incoming(LONG(0), entry)

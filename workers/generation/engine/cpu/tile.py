@@ -108,6 +108,20 @@ def at_offset(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
     return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
 
 
+def load_line(builder: Any, base: Any, line: Any, kind: str) -> Any:
+    """The `line`-th LANES numbers of `kind` from `base` on, as fp32."""
+    if kind == "fp32":
+        return builder.load(at_offset(builder, base, builder.mul(line, LONG(LINE)), FLOATS), align=4)
+    place = at_offset(builder, base, builder.mul(line, LONG(LINE // 2)), ir.VectorType(ir.IntType(16), LANES))
+    return builder.bitcast(builder.shl(builder.zext(builder.load(place, align=2), WORDS), all_of(WORDS, 16)), FLOATS)
+
+
+def store_line(builder: Any, numbers: Any, base: Any, line: Any, kind: str) -> None:
+    """fp32 `numbers` as the `line`-th LANES of `kind` from `base` on."""
+    stored, size = (numbers, LINE) if kind == "fp32" else (in_bf16(builder, numbers), LINE // 2)
+    builder.store(stored, at_offset(builder, base, builder.mul(line, LONG(size)), stored.type), align=2)
+
+
 def _spread(builder: Any, word: Any) -> Any:
     """The same word in every lane."""
     one = builder.insert_element(ir.Constant(WORDS, ir.Undefined), word, WORD(0))
@@ -146,7 +160,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
         for v in range(vectors):
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
-            prefetch(builder, builder.gep(ahead, [wanted]))
+            prefetch(builder, builder.gep(ahead, [wanted]), 2)
         lines = [builder.load(at_offset(builder, panel, offset, WORDS), align=4) for offset in offsets]
         own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
         spread = [_spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in own]
