@@ -106,10 +106,9 @@ class ModelRunner:
                 wanted += range(len(ids) - chunk.length, len(ids))
             elif chunk.samples:
                 wanted.append(len(ids) - 1)
-        positions = np.concatenate([np.arange(chunk.start, chunk.start + chunk.length) for chunk in batch.chunks])
         self._step.set(self._runs(batch.chunks), len(ids), self._panels)
+        positions, step = self._pack(batch.chunks, len(ids))
         tokens, places, rows = self._tensor(ids), self._tensor(positions), self._tensor(wanted)
-        step = self._pack(batch.chunks, positions)
         if self._decoder is not None:
             return self._decoder.logits(tokens, places, rows, step)
         output = self.model(
@@ -119,7 +118,7 @@ class ModelRunner:
         return logits
 
     def _tensor(self, values: Seq[int] | np.ndarray) -> Tensor:
-        return torch.as_tensor(values, dtype=torch.long).to(self.device)
+        return torch.from_numpy(np.asarray(values, dtype=np.int64)).to(self.device)
 
     def _runs(self, chunks: Seq[Chunk]) -> list[Run]:
         runs, begin = [], 0
@@ -130,15 +129,16 @@ class ModelRunner:
             begin = end
         return runs
 
-    def _pack(self, chunks: Seq[Chunk], positions: np.ndarray) -> attention.PackedStep:
+    def _pack(self, chunks: Seq[Chunk], rows: int) -> tuple[np.ndarray, attention.PackedStep]:
+        """The rows' positions, and where they read and write the cache."""
         counts = np.array([chunk.length for chunk in chunks])
         starts = np.array([chunk.start for chunk in chunks])
-        tables = np.zeros((len(chunks), int(-(-(starts + counts).max() // BLOCK_SIZE))), dtype=np.int64)
-        for at, chunk in enumerate(chunks):
-            blocks = chunk.sequence.blocks[: tables.shape[1]]
-            tables[at, : len(blocks)] = blocks
-        spans = Spans(np.cumsum(counts) - counts, counts, starts, tables)
-        owners = np.repeat(np.arange(len(chunks)), counts)
+        begins, owners = np.cumsum(counts) - counts, np.repeat(np.arange(len(chunks)), counts)
+        positions = np.arange(rows) + (starts - begins)[owners]
+        tables = np.zeros((len(chunks), int(positions.max()) // BLOCK_SIZE + 1), dtype=np.int64)
+        for table, chunk in zip(tables, chunks, strict=True):
+            blocks = chunk.sequence.blocks[: len(table)]
+            table[: len(blocks)] = blocks
         places = tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        plan = self._pages[0].plan(spans, self.device)
-        return attention.PackedStep(self._pages, self._tensor(places), plan)
+        plan = self._pages[0].plan(Spans(begins, counts, starts, tables), self.device)
+        return positions, attention.PackedStep(self._pages, self._tensor(places), plan)

@@ -16,16 +16,19 @@ class Rotation:
     """
 
     def __init__(self, own: Any, like: Tensor) -> None:
-        """`own`: the model's rotary module; `like` has the type and device of its activations."""
-        self._own, self._table = own, None
+        """`own`: the model's rotary module; `like` has the type and device of its activations. `table`: cos and sin,
+        `[positions, width]` each, None where they depend on more than the position.
+        """
+        self._own, self.table = own, None
         if own.rope_type in FIXED:
             places = torch.arange(own.max_seq_len_cached, device=like.device)[None]
-            self._table = tuple(each[0].contiguous() for each in own(like, places))
+            self.table = tuple(each[0].contiguous() for each in own(like, places))
+        self.width: int = self.table[0].shape[1] if self.table else own(like, torch.tensor([[0]]))[0].shape[2]
 
     def __call__(self, like: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """positions `[1, rows]` → cos and sin, `[1, rows, rotated]` each."""
-        if self._table is None:
+        """positions `[1, rows]` → cos and sin, `[1, rows, width]` each."""
+        if self.table is None:
             cos, sin = self._own(like, positions)
             return cos.contiguous(), sin.contiguous()
-        cos, sin = self._table
+        cos, sin = self.table
         return embedding(positions, cos), embedding(positions, sin)

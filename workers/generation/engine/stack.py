@@ -9,7 +9,6 @@ from torch import Tensor
 from workers.generation.engine.adapters import StepAdapters
 from workers.generation.engine.attention import PackedStep
 from workers.generation.engine.fused import FusedLayer
-from workers.generation.engine.kernel_calls import Argument
 from workers.generation.engine.rotation import Rotation
 
 if TYPE_CHECKING:
@@ -21,11 +20,16 @@ LEAST_ROWS = 64  # that a recording is made for
 
 @dataclass(frozen=True)
 class Recording:
-    """What comes of the kernels on `tape` is in `after`, until it plays again. `room`: for adapters' ranks."""
+    """Calls on `tape`, those of the layers first: from `angles` (cos and sin of the rows' positions) to `hidden`; then
+    of the rows wanted to `logits`. What comes of them is there until it plays again. `room`: for adapters' ranks.
+    """
 
     tape: "Tape"
-    after: Tensor
-    room: int = 0
+    angles: tuple[Tensor, ...]
+    hidden: Tensor
+    layers: int
+    logits: Tensor
+    room: int
 
 
 class FusedDecoder:
@@ -39,65 +43,56 @@ class FusedDecoder:
         self._layers, self._adapters = layers, adapters
         self._shape = layers[0].attention.shape
         self._recordings: dict[bool, Recording] = {}
-        self._last: Recording | None = None
 
     def logits(self, ids: Tensor, positions: Tensor, wanted: Tensor, step: PackedStep) -> Tensor:
         """ids, positions and wanted: `[rows]`, int64, the last the rows of which logits are returned → `[wanted rows,
         vocabulary]`, in memory that the next step may write again.
         """
-        hidden = self._through_layers(ids, positions, step)
-        if len(wanted) > LEAST_ROWS:
-            return self._head.forward(self._norm.forward(hidden[None, wanted]))[0]
-        if self._last is None:
-            self._last = self._record_last()
-        values = {"hidden": hidden.data_ptr(), "wanted": wanted.data_ptr(), "rows": len(wanted)}
-        self._last.tape.play(values)
-        return self._last.after[0, : len(wanted)]
-
-    def _through_layers(self, ids: Tensor, positions: Tensor, step: PackedStep) -> Tensor:
-        """→ `[rows, hidden]`."""
         rows, adapters = len(ids), self._adapters
-        cos, sin = self._rotation(self._table, positions[None])
         recording = self._recordings.get(adapters.room > 0)
         if recording is None or recording.tape.capacity < rows or recording.room < adapters.room:
-            recording = self._record_layers(rows, (cos, sin), step)
-            self._recordings[adapters.room > 0] = recording
+            recording = self._recordings[adapters.room > 0] = self._record(rows, step)
+        if self._rotation.table is None:
+            for own, now in zip(recording.angles, self._rotation(self._table, positions[None]), strict=True):
+                own[:, :rows] = now
         values = {
             "ids": ids.data_ptr(),
             "rows": rows,
-            "cos": cos.data_ptr(),
-            "sin": sin.data_ptr(),
+            "positions": positions.data_ptr(),
             "places": step.places.data_ptr(),
+            "wanted": wanted.data_ptr(),
+            "wanted_rows": len(wanted),
         }
-        recording.tape.play(values | step.plan.arguments(self._shape) | adapters.arguments())
-        return recording.after[0, :rows]
+        values |= step.plan.arguments(self._shape) | adapters.arguments()
+        if len(wanted) <= LEAST_ROWS:
+            recording.tape.play(values)
+            return recording.logits[0, : len(wanted)]
+        recording.tape.play(values, recording.layers)
+        return self._head.forward(self._norm.forward(recording.hidden[:, wanted]))[0]
 
-    def _record_layers(self, rows: int, positions: tuple[Tensor, Tensor], step: PackedStep) -> Recording:
+    def _record(self, rows: int, step: PackedStep) -> Recording:
         from workers.generation.engine.cpu.tape import Tape
 
         tape = Tape(max(LEAST_ROWS, 1 << (rows - 1).bit_length()))
-        hidden = look_up(self._table, "ids", self._table.data_ptr(), tape)
+        angles = tuple(self._table.new_empty(1, tape.capacity, self._rotation.width) for _ in range(2))
+        for table, own in zip(self._rotation.table or (), angles, strict=False):
+            look_up(own, "positions", table, tape)
+        hidden = look_up(tape.empty(self._table, self._table.shape[1]), "ids", self._table, tape)
         for layer in self._layers:
             tape.next_layer()
-            hidden = layer.forward(hidden, position_embeddings=positions, step=step, on=tape)
-        return Recording(tape, hidden, self._adapters.room)
-
-    def _record_last(self) -> Recording:
-        from workers.generation.engine.cpu.tape import Tape
-
-        tape = Tape(LEAST_ROWS)
-        hidden = look_up(self._table, "wanted", tape.varying("hidden", 0), tape)
-        return Recording(tape, self._head.forward(self._norm.forward(hidden, tape), tape))
+            hidden = layer.forward(hidden, position_embeddings=angles, step=step, on=tape)
+        layers = tape.next_section("wanted_rows", LEAST_ROWS)
+        last = look_up(tape.empty(hidden, hidden.shape[2]), "wanted", hidden, tape)
+        logits = self._head.forward(self._norm.forward(last, tape), tape)
+        return Recording(tape, angles, hidden, layers, logits, self._adapters.room)
 
 
-def look_up(like: Tensor, indices: str, table: Argument, on: "Tape") -> Tensor:
-    """Rows of `table` (an address), which is as wide as `like` → `[1, rows, width]`. `indices`: the argument's name;
-    nobody checks that the table has such rows.
+def look_up(out: Tensor, indices: str, table: Tensor, on: "Tape") -> Tensor:
+    """Rows of `table` into `out`, which is as wide. `indices`: the argument's name; nobody checks that the table has
+    such rows.
     """
     from workers.generation.engine.cpu.pointwise import LOOK_UP
 
-    width = like.shape[-1]
-    out = on.empty(like, width)
-    count = on.varying("rows", 0)
-    on.call(LOOK_UP, table, on.varying(indices, 0), out.data_ptr(), count, width * like.itemsize // 4)
+    words = out.shape[-1] * out.itemsize // 4
+    on.call(LOOK_UP, table.data_ptr(), on.varying(indices, 0), out.data_ptr(), on.varying("rows", 0), words)
     return out

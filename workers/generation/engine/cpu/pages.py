@@ -27,15 +27,19 @@ class Plan:
         """`[n, 4]`: first row, rows, position of the first, table; those that see most first, so that threads end
         together."""
         if positions not in self.made:
-            spans = self.spans
-            pieces = -(-spans.counts // positions)
-            span = np.repeat(np.arange(len(pieces)), pieces)
-            within = (np.arange(len(span)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * positions
-            rows = np.minimum(positions, spans.counts[span] - within)
-            starts = spans.starts[span] + within
-            order = np.argsort(-(starts + rows) * rows, kind="stable")
-            tasks = np.stack([spans.begins[span] + within, rows, starts, span], 1)[order]
-            self.made[positions] = torch.from_numpy(np.ascontiguousarray(tasks))
+            begins, counts, starts = self.spans.begins, self.spans.counts, self.spans.starts
+            span = np.arange(len(counts))
+            if counts.max() > positions:
+                pieces = -(-counts // positions)
+                span = np.repeat(span, pieces)
+                within = (np.arange(len(span)) - np.repeat(np.cumsum(pieces) - pieces, pieces)) * positions
+                begins, starts = begins[span] + within, starts[span] + within
+                counts = np.minimum(positions, counts[span] - within)
+            order = np.argsort(-(starts + counts) * counts, kind="stable")
+            tasks = np.empty((len(order), 4), dtype=np.int64)
+            for column, each in enumerate((begins, counts, starts, span)):
+                tasks[:, column] = each[order]
+            self.made[positions] = torch.from_numpy(tasks)
         return self.made[positions]
 
     def arguments(self, shape: Shape) -> dict[str, int]:
@@ -81,8 +85,8 @@ class KernelPages:
         on.call(
             ROTATE[cpu.KINDS[qkv.dtype]],
             qkv.data_ptr(),
-            on.varying("cos", cos.data_ptr()),
-            on.varying("sin", sin.data_ptr()),
+            cos.data_ptr(),
+            sin.data_ptr(),
             norms[0].data_ptr() if norms else 0,
             norms[1].data_ptr() if norms else 0,
             self._keys,

@@ -26,23 +26,24 @@ class Tape:
     """Calls in order, for up to `capacity` rows. Memory of a layer is used again by the next but one."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity = capacity
+        self.capacity = self._room = capacity
+        self._rows = "rows"
         self._calls: list[list[int]] = []
         self._places = defaultdict[str, list[int]](list)
-        self._memory: dict[tuple[int, int, int, torch.dtype], Tensor] = {}
+        self._memory: dict[tuple[int, int, int, int, torch.dtype], Tensor] = {}
         self._layer = self._taken = 0
         self._table: Any = None
-        self._indices: dict[str, np.ndarray] = {}
+        self._where = self._which = np.empty(0, dtype=np.int64)
 
     def empty(self, like: Tensor, width: int, dtype: torch.dtype | None = None) -> Tensor:
-        key = self._layer % 2, self._taken, width, dtype or like.dtype
+        key = self._room, self._layer % 2, self._taken, width, dtype or like.dtype
         self._taken += 1
         if key not in self._memory:
-            self._memory[key] = torch.empty(1, self.capacity, width, dtype=key[-1])
+            self._memory[key] = torch.empty(1, self._room, width, dtype=key[-1])
         return self._memory[key]
 
     def varying(self, name: str, value: int) -> Argument:
-        return Varying(name)
+        return Varying(self._rows if name == "rows" else name)
 
     def call(self, kernel: Kernel, *arguments: Argument) -> None:
         begin = len(self._calls) * WIDTH
@@ -59,14 +60,24 @@ class Tape:
         """What the layer before the last wrote is no longer needed."""
         self._layer, self._taken = self._layer + 1, 0
 
-    def play(self, values: dict[str, int]) -> None:
-        """`values`: every varying argument of this step, by name."""
+    def next_section(self, rows: str, capacity: int) -> int:
+        """What comes now is for other rows: up to `capacity`, the argument `rows` tells how many. Returns how many
+        calls come before.
+        """
+        self.next_layer()
+        self._rows, self._room = rows, capacity
+        return len(self._calls)
+
+    def play(self, values: dict[str, int], calls: int | None = None) -> None:
+        """`values`: the varying arguments of this step, by name. `calls`: no more than the first so many."""
         if self._table is None:
             self._table = np.array(self._calls, dtype=np.int64).reshape(-1)
-            self._indices = {name: np.array(places) for name, places in self._places.items()}
-        for name, places in self._indices.items():
-            self._table[places] = values[name]
-        PLAY(self._table.ctypes.data, len(self._calls), BARRIER)
+            self._where = np.concatenate([np.array(places, dtype=np.int64) for places in [[], *self._places.values()]])
+            self._which = np.repeat(np.arange(len(self._places)), [len(places) for places in self._places.values()])
+        # At once: after a step each of numpy's operations finds its own code out of the caches.
+        numbers = np.array([values[name] for name in self._places], dtype=np.int64)
+        self._table[self._where] = numbers[self._which]
+        PLAY(self._table.ctypes.data, len(self._calls) if calls is None else calls, BARRIER)
 
 
 @intrinsic
