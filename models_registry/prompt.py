@@ -63,6 +63,7 @@ class Renderer:
         self.vocabulary: int = self.tokenizer.get_vocab_size()
         self.eos_ids = self._end_ids(folder, source)
         self.end_of_text = self._end_of_text()
+        self.text_of = lru_cache(maxsize=self.vocabulary)(lambda token: self.decode([token]))
 
     @staticmethod
     def load(folder: Path) -> "Renderer":
@@ -194,4 +195,7 @@ class Detokenizer:
         return now[len(before) :]
 
     def _texts(self) -> tuple[str, str]:
-        return self._renderer.decode(self._ids[: self._told]), self._renderer.decode(self._ids)
+        before = (
+            self._renderer.text_of(self._ids[0]) if self._told == 1 else self._renderer.decode(self._ids[: self._told])
+        )
+        return before, self._renderer.decode(self._ids)

@@ -4,6 +4,7 @@ import secrets
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import blake2b
 from typing import Literal
 
@@ -107,6 +108,19 @@ class Sequence:
         self.last_key: Key = blake2b(f"{self.request.tenant}\0{self.adapter or ''}".encode(), digest_size=16).digest()
         self.salt, self.keyed = self.last_key, 0  # blocks whose content the cache knows, and the key of the last
         self.matcher = None if self.handle.grammar is None else self.handle.grammar.matcher()
+
+    @cached_property
+    def is_adjusted(self) -> bool:
+        """Its logits are changed before they are a distribution."""
+        p = self.params
+        return bool(p.logit_bias or p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1)
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Nothing but a temperature shapes its distribution, and nobody asks for probabilities."""
+        p = self.params
+        filtered = p.top_p < 1 or p.top_k > 0 or p.min_p > 0
+        return not (filtered or self.is_adjusted or p.logprobs is not None or self.matcher is not None)
 
     @property
     def pending(self) -> int:

@@ -38,7 +38,7 @@ class Sampler:
         sequences = batch.sampled
         if not sequences:
             return []
-        plain = [row for row, sequence in enumerate(sequences) if self._kernels and _is_plain(sequence)]
+        plain = [row for row, sequence in enumerate(sequences) if self._kernels and sequence.is_plain]
         if len(plain) == len(sequences):
             return choose_plainly(logits, sequences)
         if not plain:
@@ -82,7 +82,7 @@ def share(sequence: Sequence) -> float:
 
 def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
     """Repetition (CTRL, arXiv 1909.05858), presence and frequency penalties, then logit_bias."""
-    rows = [row for row, sequence in enumerate(sequences) if _is_adjusted(sequence)]
+    rows = [row for row, sequence in enumerate(sequences) if sequence.is_adjusted]
     if not rows:
         return logits
     logits = logits.clone()
@@ -176,15 +176,3 @@ def report_logprobs(logits: Tensor, sequences: Seq[Sequence], chosen: Seq[int]) 
         top = zip(ids[at].tolist(), values[at].tolist(), strict=True)
         result[row] = TokenLogprob(chosen[row], own[at], tuple(top)[: sequences[row].params.logprobs or 0])
     return result
-
-
-def _is_adjusted(sequence: Sequence) -> bool:
-    p = sequence.params
-    return bool(p.logit_bias or p.presence_penalty or p.frequency_penalty or p.repetition_penalty != 1)
-
-
-def _is_plain(sequence: Sequence) -> bool:
-    """Nothing but a temperature shapes its distribution, and nobody asks for probabilities."""
-    p = sequence.params
-    filtered = p.top_p < 1 or p.top_k > 0 or p.min_p > 0
-    return not (filtered or _is_adjusted(sequence) or p.logprobs is not None or sequence.matcher is not None)
