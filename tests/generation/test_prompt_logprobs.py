@@ -10,6 +10,7 @@ from tests.generation.tiny import Answer, ask, prompts, start_engine
 from workers.generation.engine import prompt_logprobs
 from workers.generation.engine.engine import TorchEngine
 from workers.generation.engine.request import TokenLogprob
+from workers.generation.engine.stack import LEAST_ROWS
 
 LONG = prompts(20)[19]
 
@@ -63,6 +64,13 @@ def test_cut_preempted_and_mixed_prompts_are_told_once(llama: Path, rows: int, m
             check(llama, ids, scores(answer))
         else:
             assert scores(answer) == []
+
+
+def test_as_many_rows_as_a_tape_takes_and_one_more_are_scored_alike(llama: Path) -> None:
+    engine = start_engine(llama, max_batch_tokens=512)
+    for ids in (LONG[:LEAST_ROWS], LONG[: LEAST_ROWS + 1]):
+        check(llama, ids, scores(ask(engine, ids, prompt_logprobs=2, max_tokens=1).wait()))
+    engine.close()
 
 
 def test_one_token_has_no_score(engine: TorchEngine) -> None:

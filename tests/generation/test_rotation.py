@@ -1,10 +1,14 @@
 """Rotary positions come from a table that holds what the model computes."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from transformers import LlamaConfig
+from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
+from tests.generation.tiny import Spelled, ask, new_model, prompts, reference
+from workers.generation.engine.engine import EngineOptions, TorchEngine
 from workers.generation.engine.rotation import Rotation
 
 LENGTH = 64
@@ -44,3 +48,17 @@ def test_angles_that_grow_with_the_sequence_are_asked_for_at_each_step() -> None
     rotation = Rotation(LlamaRotaryEmbedding(config), like)
     near = rotation(like, far[:, :1])[0]
     assert not torch.equal(rotation(like, far)[0][:, :1], near)
+
+
+def test_a_model_whose_angles_grow_answers_as_transformers_does(tmp_path: Path) -> None:
+    config = new_model("llama").config
+    config.rope_parameters = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    torch.manual_seed(0)
+    LlamaForCausalLM(config).save_pretrained(tmp_path / "base")
+    options = EngineOptions(dtype="fp32", kv_cache_tokens=1024)
+    engine = TorchEngine(tmp_path / "base", detokenizer=Spelled, eos_ids=frozenset(), options=options)
+    jobs = prompts(6)
+    answers = [ask(engine, ids) for ids in jobs]
+    got = [answer.wait().ids() for answer in answers]
+    engine.close()
+    assert got == [reference(tmp_path, None, ids, 24) for ids in jobs]

@@ -35,6 +35,23 @@ def test_a_layer_writes_where_the_one_before_the_last_did_and_not_where_the_last
     assert len({*places[0], *places[1]}) == 4
 
 
+def test_a_section_counts_rows_of_its_own_and_can_be_left_out() -> None:
+    torch.manual_seed(6)
+    first, second = (pack(torch.randn(*shape)) for shape in ((OUTER, INNER), (INNER, OUTER)))
+    tape, before = Tape(64), torch.randn(1, 64, INNER)
+    between = multiply(before, first, OUTER, on=tape)
+    calls = tape.next_section("few", 8)
+    after = multiply(between, second, INNER, on=tape)
+    assert after.shape == (1, 8, INNER)
+    tape.play({"rows": 64, "few": 3})
+    expected = multiply(multiply(before, first, OUTER)[:, :3], second, INNER)
+    assert torch.equal(after[:, :3], expected)
+    before.zero_()
+    tape.play({"rows": 64, "few": 3}, calls)
+    assert not between.any()
+    assert torch.equal(after[:, :3], expected)
+
+
 def test_a_call_with_more_arguments_than_fit_is_refused() -> None:
     from workers.generation.engine.cpu.pointwise import GATE
 
