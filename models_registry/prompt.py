@@ -50,7 +50,7 @@ class Piece:
 
 
 class Renderer:
-    """Of one base. Thread-safe; use `load`."""
+    """Of one base. Thread-safe; use `load`. `text_of`: a lone token's text, remembered."""
 
     def __init__(self, folder: Path) -> None:
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
@@ -195,7 +195,7 @@ class Detokenizer:
         return now[len(before) :]
 
     def _texts(self) -> tuple[str, str]:
-        before = (
-            self._renderer.text_of(self._ids[0]) if self._told == 1 else self._renderer.decode(self._ids[: self._told])
-        )
-        return before, self._renderer.decode(self._ids)
+        whole = self._renderer.decode(self._ids)
+        if self._told == 1:
+            return self._renderer.text_of(self._ids[0]), whole
+        return self._renderer.decode(self._ids[: self._told]), whole

@@ -10,7 +10,7 @@ from tests.generation.tiny import Answer, ask, prompts, start_engine
 from workers.generation.engine import prompt_logprobs
 from workers.generation.engine.engine import TorchEngine
 from workers.generation.engine.request import TokenLogprob
-from workers.generation.engine.stack import LEAST_ROWS
+from workers.generation.engine.stack import MOST_WANTED
 
 LONG = prompts(20)[19]
 
@@ -66,11 +66,15 @@ def test_cut_preempted_and_mixed_prompts_are_told_once(llama: Path, rows: int, m
             assert scores(answer) == []
 
 
-def test_as_many_rows_as_a_tape_takes_and_one_more_are_scored_alike(llama: Path) -> None:
+@pytest.mark.parametrize("adapter", [None, "a3"])
+def test_a_row_has_the_same_score_on_a_tape_and_among_more_than_it_takes(llama: Path, adapter: str | None) -> None:
     engine = start_engine(llama, max_batch_tokens=512)
-    for ids in (LONG[:LEAST_ROWS], LONG[: LEAST_ROWS + 1]):
-        check(llama, ids, scores(ask(engine, ids, prompt_logprobs=2, max_tokens=1).wait()))
+    asked = [LONG[:MOST_WANTED], LONG[: MOST_WANTED + 1]]
+    on_tape, beside = [scores(ask(engine, ids, adapter, prompt_logprobs=2, max_tokens=1).wait()) for ids in asked]
     engine.close()
+    assert on_tape == beside[:-1]
+    if adapter is None:
+        check(llama, asked[1], beside)
 
 
 def test_one_token_has_no_score(engine: TorchEngine) -> None:

@@ -6,7 +6,6 @@ Until the base is in the registry it only watches Postgres: nothing heavy is imp
 import os
 import time
 from dataclasses import asdict
-from functools import lru_cache
 
 import structlog
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -24,7 +23,6 @@ from workers.celery_app import make_worker, run_worker
 log = structlog.get_logger(__name__)
 
 # Log-probabilities name the same tokens over and over, on the engine's thread.
-REMEMBERED_TEXTS = 65_536
 # A send that fails ends its calls, so it is given longer than a question.
 SEND_SECONDS = 5.0
 
@@ -78,7 +76,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
         stream=stream,
         calls=calls,
         base_digest=digest,
-        text_of=lru_cache(REMEMBERED_TEXTS)(lambda token: renderer.decode([token])),
+        text_of=renderer.text_of,
     )
     pulse = Pulse(calls, engine.stats)
     app = make_worker([generation_queue(base_id)], settings.generation.concurrency)

@@ -89,7 +89,7 @@ class Scheduler:
         budget = self.max_batch_tokens - len(batch.chunks)
         for sequence in [sequence for sequence in self.running if sequence.pending > 1]:
             budget -= self._prefill(batch, sequence, budget)
-        while self.waiting and budget > 0 and (next_one := self._next_waiting()) is not None and self._admit(next_one):
+        while budget > 0 and (next_one := self._next_waiting()) is not None and self._admit(next_one):
             budget -= self._prefill(batch, next_one, budget)
         batch.chunks.sort(key=lambda chunk: chunk.sequence.adapter or "")
         return batch
@@ -176,6 +176,8 @@ class Scheduler:
 
         A request's further choices wait until the prompt that they share is in the cache.
         """
+        if not self.waiting:
+            return None
         running = Counter(sequence.request.tenant for sequence in self.running)
         begun = {sequence.handle for sequence in self.running}
         begun -= {sequence.handle for sequence in self.running if sequence.computed >= sequence.prompt_length}

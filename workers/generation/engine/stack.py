@@ -16,18 +16,20 @@ if TYPE_CHECKING:
     from workers.generation.engine.surgery import PlainLinear
 
 LEAST_ROWS = 64  # that a recording is made for
+MOST_WANTED = 64  # rows whose logits are made on tape
 
 
 @dataclass(frozen=True)
 class Recording:
-    """Calls on `tape`, those of the layers first: from `angles` (cos and sin of the rows' positions) to `hidden`; then
-    of the rows wanted to `logits`. What comes of them is there until it plays again. `room`: for adapters' ranks.
+    """Calls on `tape`: first `layer_calls`, from the rows' tokens and `angles` (their positions' cos and sin) to
+    `hidden`; then those that make `logits` of the rows wanted. What comes of them is there until it plays again.
+    `room`: for adapters' ranks.
     """
 
     tape: "Tape"
     angles: tuple[Tensor, ...]
     hidden: Tensor
-    layers: int
+    layer_calls: int
     logits: Tensor
     room: int
 
@@ -39,7 +41,7 @@ class FusedDecoder:
 
     def __init__(self, decoder: Any, head: "PlainLinear", layers: Sequence[FusedLayer], adapters: StepAdapters) -> None:
         self._table, self._norm, self._head = decoder.embed_tokens.weight.detach(), decoder.norm, head
-        self._rotation = Rotation(decoder.rotary_emb, self._table)
+        self._rotation = Rotation(decoder.rotary_emb, self._table, decoder.config.max_position_embeddings)
         self._layers, self._adapters = layers, adapters
         self._shape = layers[0].attention.shape
         self._recordings: dict[bool, Recording] = {}
@@ -64,10 +66,10 @@ class FusedDecoder:
             "wanted_rows": len(wanted),
         }
         values |= step.plan.arguments(self._shape) | adapters.arguments()
-        if len(wanted) <= LEAST_ROWS:
+        if len(wanted) <= MOST_WANTED:
             recording.tape.play(values)
             return recording.logits[0, : len(wanted)]
-        recording.tape.play(values, recording.layers)
+        recording.tape.play(values, recording.layer_calls)
         return self._head.forward(self._norm.forward(recording.hidden[:, wanted]))[0]
 
     def _record(self, rows: int, step: PackedStep) -> Recording:
@@ -75,21 +77,22 @@ class FusedDecoder:
 
         tape = Tape(max(LEAST_ROWS, 1 << (rows - 1).bit_length()))
         angles = tuple(self._table.new_empty(1, tape.capacity, self._rotation.width) for _ in range(2))
-        for table, own in zip(self._rotation.table or (), angles, strict=False):
-            look_up(own, "positions", table, tape)
+        if self._rotation.table is not None:
+            for table, own in zip(self._rotation.table, angles, strict=True):
+                look_up(own, "positions", table, tape)
         hidden = look_up(tape.empty(self._table, self._table.shape[1]), "ids", self._table, tape)
         for layer in self._layers:
             tape.next_layer()
             hidden = layer.forward(hidden, position_embeddings=angles, step=step, on=tape)
-        layers = tape.next_section("wanted_rows", LEAST_ROWS)
+        layer_calls = tape.next_section("wanted_rows", MOST_WANTED)
         last = look_up(tape.empty(hidden, hidden.shape[2]), "wanted", hidden, tape)
         logits = self._head.forward(self._norm.forward(last, tape), tape)
-        return Recording(tape, angles, hidden, layers, logits, self._adapters.room)
+        return Recording(tape, angles, hidden, layer_calls, logits, self._adapters.room)
 
 
 def look_up(out: Tensor, indices: str, table: Tensor, on: "Tape") -> Tensor:
-    """Rows of `table` into `out`, which is as wide. `indices`: the argument's name; nobody checks that the table has
-    such rows.
+    """Rows of `table` into `out`, which is as wide. `indices`: the argument's name; the kernel does not check that the
+    table has such rows, the engine lets in no other tokens and no more positions than the model has.
     """
     from workers.generation.engine.cpu.pointwise import LOOK_UP
 

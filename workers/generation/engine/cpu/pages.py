@@ -76,8 +76,9 @@ class KernelPages:
         norm_form: tuple[int, int] | None,
         on: Caller = NOW,
     ) -> None:
-        """Norm and rotate queries and keys in place, then store. `positions`: cos and sin `[rows, rotated]`;
-        `norms`: weights of the query's and key's head norm; `norm_form`: bits of epsilon, offset of the weights.
+        """Norm and rotate queries and keys in place, then store. `positions`: cos and sin `[rows, rotated]`, which stay
+        where they are as long as a tape plays; `norms`: weights of the query's and key's head norm; `norm_form`: bits
+        of epsilon, offset of the weights.
         """
         self._check(qkv, shape)
         cos, sin = positions or (qkv, qkv)

@@ -1,8 +1,9 @@
 """The base's products in vector registers: a few rows at a time, times panels of PANEL outputs.
 
 Weights are `[panels, in / PACK, PANEL, PACK]`, where PACK numbers fill a 32-bit word. While a panel is multiplied, the
-one as many panels behind it as there are threads is asked from memory, spread over the passes: most likely this thread
-takes it next. At a product's end those are the next product's, for weights lie in the order in which they serve.
+one as many panels behind it as there are threads is asked from memory, spread over the passes: of two threads this one
+most likely takes it next; of many, a core beside it. At a product's end those are the next product's, for the engine's
+weights lie in the order in which they serve.
 """
 
 from typing import Any
@@ -69,15 +70,15 @@ def add_changes(like: Any, a: Any, first: Any, count: Any, panel: Any, half: Any
         owner, begin = owners[first + row], row
         while row < count and owners[first + row] == owner:
             row += 1
-        following = owners[first + row] if row < count else owner
         for part in range(parts if owner >= 0 else 0):
             place = owner * a[13] + a[14] + part * ENTRY
             inside, width = panel - tables[place + 3], tables[place + 4]
             if tables[place + 2] > 0 and 0 <= inside < width:
                 low = a[10] + ((first + begin) * parts + part) * rank * size
-                words, next_place = tables[place + 2] // pack, max(following, 0) * a[13] + a[14] + part * ENTRY
-                offset = inside * words * STEP + byte
-                change, ahead = tables[place + 1] + offset, tables[next_place + 1] + offset
+                words = tables[place + 2] // pack
+                change = tables[place + 1] + inside * words * STEP + byte
+                # As of the base's panels: the one that this thread takes next, for an adapter's lie side by side.
+                ahead = change + a[7] * words * STEP
                 into = total + begin * STEP + byte
                 times(like, half, row - begin, low, parts * rank * size, change, words, into, 1, ahead, STEP)
 

@@ -72,7 +72,7 @@ class Tape:
         """`values`: the varying arguments of this step, by name. `calls`: no more than the first so many."""
         if self._table is None:
             self._table = np.array(self._calls, dtype=np.int64).reshape(-1)
-            self._where = np.concatenate([np.array(places, dtype=np.int64) for places in [[], *self._places.values()]])
+            self._where = np.concatenate(list(self._places.values()))
             self._which = np.repeat(np.arange(len(self._places)), [len(places) for places in self._places.values()])
         # At once: after a step each of numpy's operations finds its own code out of the caches.
         numbers = np.array([values[name] for name in self._places], dtype=np.int64)

@@ -158,6 +158,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         word = builder.phi(LONG)
         totals = [builder.phi(sums) for _ in places]
         offsets = [builder.add(builder.mul(word, panel_stride), LONG(LINE * v)) for v in range(vectors)]
+        # Into the second-level cache: on its way into the first it would keep the lines waiting that are needed now.
         for v in range(vectors):
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
             prefetch(builder, builder.gep(ahead, [wanted]), 2)
