@@ -63,6 +63,7 @@ class Renderer:
         self.vocabulary: int = self.tokenizer.get_vocab_size()
         self.eos_ids = self._end_ids(folder, source)
         self.end_of_text = self._end_of_text()
+        # Answers and log-probabilities name the same tokens over and over, on the engine's thread.
         self.text_of = lru_cache(maxsize=self.vocabulary)(lambda token: self.decode([token]))
 
     @staticmethod

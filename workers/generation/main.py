@@ -22,7 +22,6 @@ from workers.celery_app import make_worker, run_worker
 
 log = structlog.get_logger(__name__)
 
-# Log-probabilities name the same tokens over and over, on the engine's thread.
 # A send that fails ends its calls, so it is given longer than a question.
 SEND_SECONDS = 5.0
 
