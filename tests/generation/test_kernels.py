@@ -37,8 +37,8 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     from numba.core import config
 
     names = ["soften", "low_rank", "finish", "registers", "matrices", "multiply", "int8", "attend", "pages"]
-    amx, tile, *kernels = (
-        importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in ["amx", "tile", *names]
+    amx, vectors, tile, *kernels = (
+        importlib.import_module(f"workers.generation.engine.cpu.{name}") for name in ["amx", "vectors", "tile", *names]
     )
     if request.param == "all":
         yield dict(zip(names, kernels, strict=True))
@@ -49,10 +49,11 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr(config, "CACHE_DIR", str(tmp_path_factory.mktemp("kernels")))
         patch.setattr(amx, "AVAILABLE", False)
         if request.param == "no bf16":
+            patch.setattr(vectors, "HAS_PAIRS", False)
             patch.setattr(tile, "HAS_PAIRS", False)
             patch.setattr(tile, "HAS_BYTES", False)
             patch.setattr(tile, "DOT", tile.dots_of_kind())
-            patch.setattr(tile, "MULTIPLY", {vectors: tile.family(vectors) for vectors in tile.MULTIPLY})
+            patch.setattr(tile, "MULTIPLY", {count: tile.family(count) for count in tile.MULTIPLY})
         yield {name: importlib.reload(module) for name, module in zip(names, kernels, strict=True)}
     for module in kernels:
         importlib.reload(module)

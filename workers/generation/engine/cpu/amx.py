@@ -18,7 +18,7 @@ from numba.core.cgutils import get_or_insert_function, global_constant
 from numba.extending import intrinsic
 
 from workers.generation.engine.cpu.scalar import ALL, as_u32, compiled
-from workers.generation.engine.cpu.tile import BYTES, FEATURES, LINE, LONG, prefetch
+from workers.generation.engine.cpu.vectors import BYTES, FEATURES, LINE, LONG, prefetch
 
 TILE = 16  # rows of a tile
 ROWS = 2 * TILE  # of a block of tiles

@@ -29,7 +29,8 @@ from workers.generation.engine.cpu.scalar import (
     typed,
 )
 from workers.generation.engine.cpu.soften import LEAST, greatest, of_kind, scale_lines
-from workers.generation.engine.cpu.tile import LANES, MULTIPLY
+from workers.generation.engine.cpu.tile import MULTIPLY
+from workers.generation.engine.cpu.vectors import LANES
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 STRETCH = 4 * PAGE

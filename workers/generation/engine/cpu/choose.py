@@ -20,7 +20,7 @@ from workers.generation.engine.cpu.scalar import (
     exp,
     take,
 )
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, at_offset
+from workers.generation.engine.cpu.vectors import BYTES, FLOATS, LANES, LINE, LONG, at_offset
 
 BLOCK = 64
 LOWEST = np.float32(-3.4e38)

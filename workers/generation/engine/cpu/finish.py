@@ -6,7 +6,8 @@ from numba import carray, types
 from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import as_f32, compiled, load, store, typed
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, KIND, LONG, PANEL, load_line, store_line
+from workers.generation.engine.cpu.tile import PANEL
+from workers.generation.engine.cpu.vectors import BYTES, FLOATS, KIND, LONG, load_line, store_line
 
 STRIDE = 4 * PANEL  # bytes from a row's sums to the next one's
 

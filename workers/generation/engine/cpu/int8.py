@@ -26,8 +26,9 @@ from workers.generation.engine.cpu.multiply import can_be_added, change_argument
 from workers.generation.engine.cpu.openmp import Kernel
 from workers.generation.engine.cpu.registers import ROWS, STEP, add_changes, into_panels, rows_of_task
 from workers.generation.engine.cpu.scalar import ALL, as_f32, as_u8, as_u16, compiled, load, take
-from workers.generation.engine.cpu.tile import BYTES, FLOATS, LANES, LINE, LONG, MOST, MULTIPLY, PANEL, WORD
-from workers.generation.engine.cpu.tile import WORDS as LINE_OF_WORDS
+from workers.generation.engine.cpu.tile import MOST, MULTIPLY, PANEL
+from workers.generation.engine.cpu.vectors import BYTES, FLOATS, LANES, LINE, LONG, WORD, spread
+from workers.generation.engine.cpu.vectors import WORDS as LINE_OF_WORDS
 from workers.generation.engine.kernel_calls import NOW, Caller
 
 GROUP = 64  # numbers of a row that share a scale
@@ -125,8 +126,7 @@ def _in_bytes(_: Any, numbers: Any, place: Any) -> Any:
         most = call("llvm.vector.reduce.fmax.v16f32", one, largest)
         most = builder.select(builder.fcmp_ordered(">", most, one(TINY)), most, one(TINY))
         builder.store(builder.fdiv(most, one(127.0)), builder.bitcast(target, one.as_pointer()), align=4)
-        first = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), builder.fdiv(one(127.0), most), WORD(0))
-        inverse = builder.shuffle_vector(first, first, ir.Constant(LINE_OF_WORDS, [0] * LANES))
+        inverse = spread(builder, builder.fdiv(one(127.0), most))
         total = ir.Constant(LINE_OF_WORDS, [0] * LANES)
         for v, line in enumerate(lines):
             whole = builder.fptosi(call("llvm.rint.v16f32", FLOATS, builder.fmul(line, inverse)), LINE_OF_WORDS)

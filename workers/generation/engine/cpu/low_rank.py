@@ -27,7 +27,8 @@ from workers.generation.engine.cpu.scalar import (
     take,
     typed,
 )
-from workers.generation.engine.cpu.tile import DOT, LANES, PANEL, RANKS
+from workers.generation.engine.cpu.tile import DOT, PANEL, RANKS
+from workers.generation.engine.cpu.vectors import LANES
 from workers.generation.engine.kernel_calls import Argument, Caller
 
 ENTRY = 5  # integers per part in an adapter's table

@@ -15,7 +15,8 @@ from workers.generation.engine.cpu import amx
 from workers.generation.engine.cpu.finish import STRIDE, finish
 from workers.generation.engine.cpu.registers import add_changes, rows_of_task
 from workers.generation.engine.cpu.scalar import compiled, take
-from workers.generation.engine.cpu.tile import LANES, LINE, PANEL
+from workers.generation.engine.cpu.tile import PANEL
+from workers.generation.engine.cpu.vectors import LANES, LINE
 
 SIDE = PANEL // 2
 BYTES_OF_WORD = 4 * SIDE  # of half a panel

@@ -20,7 +20,7 @@ from workers.generation.engine.cpu.scalar import (
     store,
     take,
 )
-from workers.generation.engine.cpu.tile import LANES
+from workers.generation.engine.cpu.vectors import LANES
 from workers.generation.engine.kv_cache import BLOCK_SIZE as PAGE
 
 

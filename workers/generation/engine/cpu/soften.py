@@ -10,7 +10,7 @@ from numba.core.cgutils import get_or_insert_function
 from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import LOG2_E, POWERS
-from workers.generation.engine.cpu.tile import (
+from workers.generation.engine.cpu.vectors import (
     BYTES,
     FLOATS,
     KIND,
@@ -20,6 +20,7 @@ from workers.generation.engine.cpu.tile import (
     WORDS,
     all_of,
     load_line,
+    spread,
     store_line,
 )
 
@@ -32,8 +33,8 @@ class Row:
 
     def __init__(self, builder: Any, vectors: int, scores: Any, begin: Any, end: Any) -> None:
         self.builder = builder
-        first = self.spread(builder.trunc(begin, WORD), WORDS)
-        count = self.spread(builder.trunc(builder.sub(end, begin), WORD), WORDS)
+        first = spread(builder, builder.trunc(begin, WORD))
+        count = spread(builder, builder.trunc(builder.sub(end, begin), WORD))
         base, self.seen, self.lines = builder.inttoptr(scores, BYTES), [], []
         for v in range(vectors):
             lanes = ir.Constant(WORDS, list(range(v * LANES, (v + 1) * LANES)))
@@ -43,10 +44,6 @@ class Row:
     def call(self, name: str, *given: Any, result: Any = FLOATS) -> Any:
         kind = ir.FunctionType(result, [each.type for each in given])
         return self.builder.call(get_or_insert_function(self.builder.module, kind, name), given)
-
-    def spread(self, value: Any, kind: Any) -> Any:
-        first = self.builder.insert_element(ir.Constant(kind, ir.Undefined), value, WORD(0))
-        return self.builder.shuffle_vector(first, first, all_of(WORDS, 0))
 
     def larger(self, one: Any, other: Any) -> Any:
         return self.builder.select(self.builder.fcmp_ordered(">", one, other), one, other)
@@ -84,7 +81,7 @@ def greatest(vectors: int) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             scores, begin, end, scale = arguments
             row = Row(builder, vectors, scores, begin, end)
-            factor, least = row.spread(scale, FLOATS), all_of(FLOATS, LEAST)
+            factor, least = spread(builder, scale), all_of(FLOATS, LEAST)
             scaled = [builder.fmul(line, factor) for line in row.lines]
             masked = [builder.select(seen, line, least) for seen, line in zip(row.seen, scaled, strict=True)]
             most = pairwise(row.larger, masked)
@@ -106,8 +103,8 @@ def soften(vectors: int, kind: str) -> Any:
         scores, weights, sums, begin, end, scale, before, most = arguments
         row = Row(builder, vectors, scores, begin, end)
         weights, sums = builder.inttoptr(weights, BYTES), builder.inttoptr(sums, FLOATS.as_pointer())
-        center, log2_e = row.spread(most, FLOATS), all_of(FLOATS, LOG2_E)
-        factor, low = row.spread(scale, FLOATS), builder.fneg(center)
+        center, log2_e = spread(builder, most), all_of(FLOATS, LOG2_E)
+        factor, low = spread(builder, scale), builder.fneg(center)
         parts = []
         for v, line in enumerate(row.lines):
             exponents = builder.fmul(row.call("llvm.fma.v16f32", line, factor, low), log2_e)
@@ -115,7 +112,7 @@ def soften(vectors: int, kind: str) -> Any:
             weight = builder.select(row.seen[v], weight, all_of(FLOATS, 0.0))
             parts.append(weight)
             store_line(builder, weight, weights, LONG(v), kind)
-        earlier = row.spread(before, FLOATS)
+        earlier = spread(builder, before)
         shrink = row.power(builder.fmul(builder.fsub(earlier, center), log2_e))
         # Exactly 1 where nothing greater came: whether a row meets a stretch that it sees nothing of depends on others.
         shrink = builder.select(builder.fcmp_ordered("==", earlier, center), all_of(FLOATS, 1.0), shrink)
@@ -142,8 +139,7 @@ def scale_lines(_: Any, address: Any, count: Any, factor: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         address, count, factor = arguments
         base = builder.inttoptr(address, BYTES)
-        one = builder.insert_element(ir.Constant(FLOATS, ir.Undefined), factor, WORD(0))
-        factor = builder.shuffle_vector(one, one, all_of(WORDS, 0))
+        factor = spread(builder, factor)
         entry, loop, end = builder.block, builder.append_basic_block("loop"), builder.append_basic_block("end")
         builder.branch(loop)
         builder.position_at_end(loop)

@@ -13,33 +13,30 @@ from typing import Any
 from llvmlite import ir
 from numba.core import types
 from numba.core.cgutils import get_or_insert_function
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic, overload
 
 from workers.generation.engine.cpu.scalar import compiled
+from workers.generation.engine.cpu.vectors import (
+    BYTES,
+    FEATURES,
+    FLOATS,
+    HAS_PAIRS,
+    KIND,
+    LANES,
+    LINE,
+    LONG,
+    WORD,
+    WORDS,
+    BFloat,
+    at_offset,
+    prefetch,
+    spread,
+)
 
-LANES = 16
-LINE = 64
 MOST = 6  # rows of a tile: 6 · 4 totals and 4 lines fill the 32 registers of AVX-512
 RANKS = 4  # lines of `dots`
 PANEL = 4 * LANES  # outputs that a product computes at a time
-FEATURES = cpu_target.target_context.codegen().magic_tuple()[2]
-HAS_PAIRS, HAS_BYTES = "+avx512bf16" in FEATURES, "+avx512vnni" in FEATURES
-BYTES, WORD, LONG = ir.IntType(8).as_pointer(), ir.IntType(32), ir.IntType(64)
-WORDS, FLOATS = ir.VectorType(WORD, LANES), ir.VectorType(ir.FloatType(), LANES)
-
-
-class BFloat(ir.Type):
-    """LLVM's bf16, which llvmlite cannot name."""
-
-    def _to_string(self) -> str:
-        return "bfloat"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
+HAS_BYTES = "+avx512vnni" in FEATURES
 
 
 def _fma(builder: Any, one: Any, other: Any, total: Any) -> Any:
@@ -80,52 +77,6 @@ STEPS = {
     "bf16": (_multiply_add_pairs, FLOATS),
     "int8": (_multiply_add_bytes, WORDS),
 }
-KIND = {types.float32: "fp32", types.uint16: "bf16", types.uint8: "int8"}
-
-
-def prefetch(builder: Any, address: Any, level: int = 1, write: bool = False) -> None:
-    """Into the caches from the `level`-th on."""
-    kind = ir.FunctionType(ir.VoidType(), [BYTES, WORD, WORD, WORD])
-    function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-    builder.call(function, [address, WORD(int(write)), WORD(4 - level), WORD(1)])
-
-
-def all_of(kind: Any, value: Any) -> Any:
-    return ir.Constant(kind, [value] * LANES)
-
-
-def in_bf16(builder: Any, numbers: Any) -> Any:
-    """To nearest, ties to even; LLVM has no conversion where the processor has none."""
-    if HAS_PAIRS:
-        return builder.fptrunc(numbers, ir.VectorType(BFloat(), LANES))
-    bits = builder.bitcast(numbers, WORDS)
-    odd = builder.and_(builder.lshr(bits, all_of(WORDS, 16)), all_of(WORDS, 1))
-    rounded = builder.add(builder.add(bits, odd), all_of(WORDS, 0x7FFF))
-    return builder.trunc(builder.lshr(rounded, all_of(WORDS, 16)), ir.VectorType(ir.IntType(16), LANES))
-
-
-def at_offset(builder: Any, base: Any, offset: Any, kind: Any) -> Any:
-    return builder.bitcast(builder.gep(base, [offset]), kind.as_pointer())
-
-
-def load_line(builder: Any, base: Any, line: Any, kind: str) -> Any:
-    """The `line`-th LANES numbers of `kind` from `base` on, as fp32."""
-    if kind == "fp32":
-        return builder.load(at_offset(builder, base, builder.mul(line, LONG(LINE)), FLOATS), align=4)
-    place = at_offset(builder, base, builder.mul(line, LONG(LINE // 2)), ir.VectorType(ir.IntType(16), LANES))
-    return builder.bitcast(builder.shl(builder.zext(builder.load(place, align=2), WORDS), all_of(WORDS, 16)), FLOATS)
-
-
-def store_line(builder: Any, numbers: Any, base: Any, line: Any, kind: str) -> None:
-    """fp32 `numbers` as the `line`-th LANES of `kind` from `base` on."""
-    stored, size = (numbers, LINE) if kind == "fp32" else (in_bf16(builder, numbers), LINE // 2)
-    builder.store(stored, at_offset(builder, base, builder.mul(line, LONG(size)), stored.type), align=2)
-
-
-def _spread(builder: Any, word: Any) -> Any:
-    """The same word in every lane."""
-    one = builder.insert_element(ir.Constant(WORDS, ir.Undefined), word, WORD(0))
-    return builder.shuffle_vector(one, one, ir.Constant(WORDS, [0] * LANES))
 
 
 def tile(rows: int, vectors: int, kind: str) -> Any:
@@ -163,9 +114,9 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
             wanted = builder.add(builder.mul(word, ahead_stride), LONG(LINE * v))
             prefetch(builder, builder.gep(ahead, [wanted]), 2)
         lines = [builder.load(at_offset(builder, panel, offset, WORDS), align=4) for offset in offsets]
-        own = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
-        spread = [_spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in own]
-        after = [step(builder, spread[r], lines[v], total) for (r, v), total in zip(places, totals, strict=True)]
+        ats = [builder.add(builder.mul(LONG(r), row_stride), builder.mul(word, LONG(4))) for r in range(rows)]
+        own = [spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in ats]
+        after = [step(builder, own[r], lines[v], total) for (r, v), total in zip(places, totals, strict=True)]
         following = builder.add(word, LONG(1))
         builder.cbranch(builder.icmp_signed("<", following, words), loop, end)
         word.add_incoming(LONG(0), entry)
@@ -177,7 +128,7 @@ def tile(rows: int, vectors: int, kind: str) -> Any:
         builder.position_at_end(end)
         if sums is not FLOATS:
             fronts = [builder.sub(builder.mul(LONG(r), row_stride), LONG(4)) for r in range(rows)]
-            scales = [_spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in fronts]
+            scales = [spread(builder, builder.load(at_offset(builder, row, at, WORD), align=4)) for at in fronts]
             scales = [builder.bitcast(scale, FLOATS) for scale in scales]
             after = [
                 _fma(builder, scales[r], builder.sitofp(last, FLOATS), first)
