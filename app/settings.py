@@ -64,6 +64,7 @@ class GenerationSettings(BaseModel, frozen=True):
     """The engine and the path to it; times in seconds.
 
     `other_bases`: how many bases besides `base` have a worker at once; one unused for `other_bases_idle` ends.
+    `graphs`: on a GPU the built-in engine records its decoding steps at its start, which takes a while.
     """
 
     engine: Literal["torch", "vllm"] = "torch"
@@ -76,6 +77,7 @@ class GenerationSettings(BaseModel, frozen=True):
     kv_cache_tokens: int = 65_536
     adapter_memory_bytes: int = 512 * MEGABYTE
     threads: int = 0
+    graphs: bool = True
     concurrency: int = 128
     max_queued: int = 256
     max_queued_per_account: int = 128

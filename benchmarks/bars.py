@@ -53,6 +53,7 @@ def rows(lines: Sequence[Line]) -> Iterator[Row]:
     have = Figures(lines)
     yield from mixed_rows(have)
     yield from decode_rows(have)
+    yield from gpu_rows(have)
     base, lora = have.own("first"), have.own("first", LORA)
     yield row("first token, 400-token prompt", base, have.best_peer("first", 0, 1), at_most(1))
     yield row("first token with an adapter, against our base", lora, base, at_most(1.15))
@@ -88,6 +89,18 @@ def decode_rows(have: Figures) -> Iterator[Row]:
             yield row(what, ours, have.find("vLLM", "decode", adapters, n), at_least(factor))
             if adapters:
                 yield row(what, ours, have.find(LIMIT, "decode", adapters, n), at_least(0.6))
+
+
+def gpu_rows(have: Figures) -> Iterator[Row]:
+    """Where memory's own speed was measured, as `limits` does on a GPU."""
+    if have.own("bandwidth", engine=LIMIT) is None:
+        return
+    for work in ("mixed", "decode"):
+        for n in (16, 64):
+            peer = have.find("transformers continuous", work, 0, n)
+            yield row(f"{work}, base, {n} streams, on a GPU", have.own(work, 0, n), peer, at_least(3))
+    floor = have.find(LIMIT, "decode", 0, 64)
+    yield row("decode, base, 64 streams, against memory", have.own("decode", 0, 64), floor, at_least(0.6))
 
 
 def difference_rows(have: Figures) -> Iterator[Row]:

@@ -2,11 +2,13 @@
 
 ceiling of `mixed`: every decode step's packed linears plus all prompt tokens at the GEMM rate, no attention.
 floor of `decode`: a step's packed linears, with adapters also the low-rank products of 16 adapters stacked.
+On a GPU a step cannot take less than its weights' way from memory.
 """
 
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,7 +18,7 @@ from benchmarks.prepare import ADAPTERS, RANK
 from benchmarks.protocol import NEW_TOKENS, Line, Prompts, milliseconds
 
 Shape = tuple[int, int]
-LABEL = "limit"
+LABEL, BANDWIDTH = "limit", "bandwidth"
 
 
 def main() -> None:
@@ -28,11 +30,17 @@ def main() -> None:
     config = json.loads((given.work / "base" / "config.json").read_text())
     linears, head = shapes(config)
     prompts = Prompts.load(given.work).mixed
-    rate = gemm_rate()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate = gemm_rate(device)
     Line(LABEL, "GEMM", rate / 1e9, unit="GFLOP/s", version=torch.__version__).say()
+    least = seconds
+    if device == "cuda":
+        speed = bandwidth(device)
+        Line(LABEL, BANDWIDTH, speed / 1e9, unit="GB/s", version=torch.__version__).say()
+        least = partial(seconds_from_memory, speed)
     for n in (int(each) for each in given.streams.split(",")):
-        step = seconds([*linears, head], n)
-        low_rank = seconds(low_rank_shapes(config), n)
+        step = least([*linears, head], n)
+        low_rank = least(low_rank_shapes(config), n)
         prefill = sum(map(len, prompts[:n])) * 2 * sum(out * into for out, into in linears) / rate
         Line(LABEL, "mixed", n * NEW_TOKENS / (NEW_TOKENS * step + prefill), streams=n).say()
         Line(LABEL, "decode", n / step, streams=n).say()
@@ -68,14 +76,32 @@ def seconds(wanted: list[Shape], rows: int) -> float:
     return best(lambda: [product(x, weight, None, "none", [], "") for x, weight in work])
 
 
-def gemm_rate() -> float:
+def seconds_from_memory(speed: float, wanted: list[Shape], rows: int) -> float:
+    """These products' bf16 weights at `speed` bytes per second, whatever the rows."""
+    return sum(2 * out * into for out, into in wanted) / speed
+
+
+def gemm_rate(device: str) -> float:
     """bf16 FLOP/s of one large product."""
-    x, y = torch.randn(1024, 2048).bfloat16(), torch.randn(2048, 2048).bfloat16()
-    return 2 * 1024 * 2048 * 2048 / best(lambda: x @ y)
+    rows, inner = (1024, 2048) if device == "cpu" else (8192, 8192)
+    x, y = (torch.randn(size, inner, device=device).bfloat16() for size in (rows, inner))
+    return 2 * rows * inner * inner / best(lambda: x @ y.t(), device)
 
 
-def best(run: Callable[[], object]) -> float:
-    return min(milliseconds(run, rounds=9)) / 1e3
+def bandwidth(device: str) -> float:
+    """Bytes per second that memory gives and takes when a large tensor is copied."""
+    source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return 2 * source.nbytes / best(lambda: target.copy_(source), device)
+
+
+def best(run: Callable[[], object], device: str = "cpu") -> float:
+    def done() -> None:
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return min(milliseconds(done, rounds=9)) / 1e3
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import platform
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 TELLING_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "sve")
 
 
@@ -19,6 +21,7 @@ def describe() -> dict[str, str]:
         "memory": f"{page * pages / 1024**3:.0f} GiB",
         "system": f"{platform.system()} {platform.release().split('-')[0]}, Python {platform.python_version()}",
         "load before": f"{os.getloadavg()[0]:.1f}",
+        **({"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}),
     }
 
 

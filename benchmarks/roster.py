@@ -43,6 +43,8 @@ def turns(peers: list[str], counts: list[int]) -> Iterator[Turn]:
 
 def transformers(adapters: int) -> Iterator[Turn]:
     yield Turn("transformers", "benchmarks.peers.transformers_generate:TransformersGenerate", adapters)
+    if not adapters:
+        yield Turn("transformers continuous", "benchmarks.peers.transformers_continuous:TransformersContinuous", 0)
 
 
 def vllm(adapters: int) -> Iterator[Turn]:

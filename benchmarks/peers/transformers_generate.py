@@ -20,7 +20,8 @@ class TransformersGenerate:
         disable_progress_bar()
         self.version = transformers.__version__
         self.names = [f"a{folder.name}" for folder in setup.adapters]
-        self.network = AutoModelForCausalLM.from_pretrained(setup.base, dtype=torch.bfloat16).eval()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = AutoModelForCausalLM.from_pretrained(setup.base, dtype=torch.bfloat16).to(device).eval()
         for name, folder in zip(self.names, setup.adapters, strict=True):
             if isinstance(self.network, PeftModel):
                 self.network.load_adapter(str(folder), adapter_name=name)
@@ -38,7 +39,10 @@ class TransformersGenerate:
         options: dict[str, object] = {"max_new_tokens": new, "do_sample": False, "eos_token_id": -1}
         if self.names:
             options["adapter_names"] = [self.names[row % len(self.names)] for row in range(len(prompts))]
-        output = self.network.generate(input_ids=ids, attention_mask=mask, pad_token_id=PAD, **options)
+        device = self.network.device
+        output = self.network.generate(
+            input_ids=ids.to(device), attention_mask=mask.to(device), pad_token_id=PAD, **options
+        )
         return int(output.shape[1] - width) * len(prompts)
 
     def close(self) -> None:

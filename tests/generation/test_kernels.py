@@ -177,7 +177,7 @@ def test_attention_over_pages_equals_torch_however_a_prompt_is_cut(
     def attend(cuts: list[tuple[int, int]]) -> Tensor:
         starts, ends = np.array(cuts).T
         spans = Spans(starts, ends - starts, starts, np.repeat(table, len(cuts), 0))
-        told: Tensor = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+        told: Tensor = pages.attend(qkv, pages.plan(spans), shape)
         return told
 
     whole = attend([(0, length)])
@@ -211,7 +211,7 @@ def test_what_another_sequence_left_in_a_page_reaches_nobody(pairs: Any, dtype: 
         pages.store(qkv, places[:3], shape)
         starts = np.arange(3)
         spans = Spans(starts, np.ones(3, dtype=np.int64), starts, np.repeat(table, 3, 0))
-        told.append(pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape))
+        told.append(pages.attend(qkv, pages.plan(spans), shape))
     assert torch.equal(told[0].view(torch.uint8), told[1].view(torch.uint8))
     assert query != 0.5 or close(told[1].flatten(1), torch.ones(3, 32))
 
@@ -223,7 +223,7 @@ def test_scores_near_the_ends_of_fp32_are_compared_rightly(pairs: Any, sign: int
     pages = pairs["pages"].KernelPages(2, 1, 16, torch.float32)
     pages.store(qkv, torch.arange(2), shape)
     spans = Spans(np.array([0]), np.array([2]), np.array([0]), np.array([[0]]))
-    told = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+    told = pages.attend(qkv, pages.plan(spans), shape)
     assert told[:, 0, 0].tolist() == [1, 1 if sign > 0 else 2]
 
 
@@ -238,7 +238,7 @@ def test_a_row_that_sees_nothing_of_its_task_s_first_stretch_is_what_it_is_alone
 
     def attend(starts: np.ndarray, ends: np.ndarray) -> Tensor:
         spans = Spans(starts, ends - starts, starts, np.repeat(np.arange(10)[None], len(starts), 0))
-        told: Tensor = pages.attend(qkv, pages.plan(spans, torch.device("cpu")), shape)
+        told: Tensor = pages.attend(qkv, pages.plan(spans), shape)
         return told
 
     alone = attend(np.arange(length), np.arange(1, length + 1))

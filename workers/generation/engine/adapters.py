@@ -19,6 +19,7 @@ from workers.generation.engine.linear import Product
 
 if TYPE_CHECKING:
     from workers.generation.engine.cpu.low_rank import Changes
+    from workers.generation.engine.cuda.slots import AdapterSlots
 
 PREFIX = "base_model.model."
 USUAL_RANK = 64  # the registry takes none higher
@@ -67,10 +68,12 @@ class Run:
 class StepAdapters:
     """Which rows of the present step use which adapter, shared with every adapter-aware linear of a model.
 
-    Where our kernel multiplies: `owners` (place in `tables` of each row's adapter, or -1); elsewhere `runs`.
+    Where our kernel multiplies: `owners` (place in `tables` of each row's adapter, or -1); elsewhere `runs`, or `slots`
+    in steps that are recorded.
     """
 
     runs: list[Run] = field(default_factory=list)
+    slots: "AdapterSlots | None" = None
     owners: Tensor | None = None
     tables: Tensor | None = None
     rank: int = 0
@@ -111,6 +114,8 @@ class AdapterLinear(nn.Module):
     def forward(self, hidden: Tensor, onto: Tensor | None = None, on: Caller = NOW) -> Tensor:
         """hidden: [1, total_tokens, in] → [1, total_tokens, out], added to `onto` where that is given."""
         result = self.product(hidden, onto, self._changes(on), on)
+        if self.step.slots is not None:
+            self.step.slots.add(self, hidden, result)
         for run in self.step.runs:
             rows = hidden[0, run.begin : run.end]
             for part in self.parts:
@@ -162,7 +167,7 @@ class AdapterFormat:
                 raise ValueError(f"the adapter's {name} does not fit the base")
             up = b.t().float() * _scale(config, a.shape[0])
             factors[name] = self._own(a), self._own(up)
-        return self._packed(factors) if self._panels else Adapter(factors, None, 0)
+        return self._packed(factors) if self._panels else Adapter(factors, None, highest_rank(factors))
 
     def _packed(self, factors: dict[str, tuple[Tensor, Tensor]]) -> Adapter:
         from workers.generation.engine.cpu.low_rank import ENTRY, entry, pack_down, pack_up
@@ -172,11 +177,15 @@ class AdapterFormat:
         for name, (a, b) in packed.items():
             linear, at, part = self._places[name]
             table[linear, at] = torch.tensor(entry(a, b, part.begin))
-        return Adapter(packed, table, max((a.shape[0] for a, _ in packed.values()), default=0))
+        return Adapter(packed, table, highest_rank(packed))
 
     def _own(self, factor: Tensor) -> Tensor:
         """A copy of its own: the kernel reads it by address."""
         return factor.to(device=self._device, dtype=self._dtype, copy=True).contiguous()
+
+
+def highest_rank(factors: dict[str, tuple[Tensor, Tensor]]) -> int:
+    return max((a.shape[0] for a, _ in factors.values()), default=0)
 
 
 def _scale(config: dict[str, object], rank: int) -> float:

@@ -29,7 +29,8 @@ THREADS = torch.get_num_threads()  # torch's own choice for this machine, before
 
 @dataclass(frozen=True)
 class EngineOptions:
-    """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones.
+    """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones,
+    `graphs` False leaves a GPU's decoding steps unrecorded.
 
     `quantization` int8: the base's weights in 8 bits.
     """
@@ -41,6 +42,7 @@ class EngineOptions:
     max_batch_tokens: int = 512
     kv_cache_tokens: int = 65_536
     kernels: bool = True
+    graphs: bool = True
     adapter_memory_bytes: int = 512 * 1024 * 1024
     threads: int = 0
 
@@ -186,7 +188,9 @@ class TorchEngine:
             device=options.device,
             dtype=options.dtype,
             blocks=blocks,
+            sequences=options.max_batch,
             kernels=options.kernels,
+            graphs=options.graphs,
             int8=options.quantization == "int8",
         )
         self.sampler = Sampler(self.model_runner.kernels)

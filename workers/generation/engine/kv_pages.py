@@ -24,6 +24,17 @@ class Shape:
 
 
 @dataclass(frozen=True)
+class PageForm:
+    """What every layer's pages hold: `blocks` of BLOCK_SIZE positions, keys and values of `kv_heads` heads each."""
+
+    blocks: int
+    kv_heads: int
+    head_dim: int
+    dtype: torch.dtype
+    device: torch.device
+
+
+@dataclass(frozen=True)
 class Spans:
     """A step's sequences: rows `[begin, begin + count)` of the pack continue one from position `start`, `[n]` each.
 
@@ -39,8 +50,7 @@ class Spans:
 class KvPages(Protocol):
     """One layer. `qkv`: `[rows, heads + 2 · kv_heads, head_dim]` of the whole pack."""
 
-    @staticmethod
-    def plan(spans: Spans, device: torch.device) -> Any:
+    def plan(self, spans: Spans) -> Any:
         """What all layers of a step share, made once."""
         ...
 
@@ -53,14 +63,12 @@ class KvPages(Protocol):
         ...
 
 
-def new_pages(
-    blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device, kernels: bool
-) -> KvPages:
-    """`kernels`: compiled ones serve this device."""
+def new_pages(form: PageForm, kernels: bool) -> KvPages:
+    """One layer's. `kernels`: compiled ones serve this device."""
     if kernels:
         from workers.generation.engine.cpu.pages import KernelPages
 
-        return KernelPages(blocks, kv_heads, head_dim, dtype)
+        return KernelPages(form.blocks, form.kv_heads, form.head_dim, form.dtype)
     from workers.generation.engine.torch_pages import TorchPages
 
-    return TorchPages(blocks, kv_heads, head_dim, dtype, device)
+    return TorchPages(form)

@@ -47,6 +47,7 @@ def load_torch(
             kv_cache_tokens=settings.kv_cache_tokens,
             adapter_memory_bytes=settings.adapter_memory_bytes,
             threads=settings.threads,
+            graphs=settings.graphs,
         ),
         after_step=after_step,
         grammars=load_grammars(renderer),

@@ -3,6 +3,7 @@
 from collections.abc import Sequence as Seq
 from itertools import groupby
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,10 +14,13 @@ from workers.generation.engine import attention, cpu
 from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import Adapter, AdapterFormat, Run, StepAdapters
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import Spans, new_pages
+from workers.generation.engine.kv_pages import KvPages, PageForm, Spans, new_pages
 from workers.generation.engine.linear import Form
 from workers.generation.engine.scheduler import Batch, Chunk
 from workers.generation.engine.surgery import Surgeon
+
+if TYPE_CHECKING:
+    from workers.generation.engine.cuda.graphs import DecodeGraphs
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -49,10 +53,13 @@ class ModelRunner:
         device: str,
         dtype: str,
         blocks: int,
+        sequences: int,
         kernels: bool = True,
+        graphs: bool = True,
         int8: bool = False,
     ) -> None:
-        """`kernels` False: torch operations only, as on a device that the compiled kernels do not serve.
+        """`sequences`: as many decode in one step. `kernels` False: torch operations only, as on a device that the
+        compiled kernels do not serve. `graphs` False: the same for what a GPU would record.
 
         Raises ValueError for `int8` weights without them.
         """
@@ -63,9 +70,6 @@ class ModelRunner:
         )
         self.model = model.to(self.device).eval()
         config = self.model.config
-        heads = config.num_attention_heads
-        kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
-        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
         self.kernels = kernels and cpu.serves(self.device, self.dtype, self.model.config)
         if int8 and not self.kernels:
             raise ValueError("weights in int8 are for processors, with numba installed and heads of even width")
@@ -77,15 +81,29 @@ class ModelRunner:
         self._panels = form is not Form.LIBRARY
         self._step = StepAdapters()
         surgeon = Surgeon(self.model, self._step, self.kernels, form)
-        linears = surgeon.operate()
+        self._linears = surgeon.operate()
         self._decoder = surgeon.decoder()
-        self._format = AdapterFormat(linears, self.dtype, self.device, self._panels)
+        self._format = AdapterFormat(self._linears, self.dtype, self.device, self._panels)
         self.context_length: int = config.max_position_embeddings
         self.vocabulary: int = config.vocab_size
-        self._pages = [
-            new_pages(blocks, kv_heads, head_dim, self.dtype, self.device, self.kernels)
-            for _ in range(config.num_hidden_layers)
-        ]
+        heads = config.num_attention_heads
+        kv_heads: int = getattr(config, "num_key_value_heads", None) or heads
+        head_dim: int = getattr(config, "head_dim", None) or config.hidden_size // heads
+        self._form = PageForm(blocks, kv_heads, head_dim, self.dtype, self.device)
+        self._graphs: DecodeGraphs | None = None
+        self._pages: list[KvPages] = []
+        if graphs and self.device.type == "cuda":
+            self.use_graphs(sequences)
+        if not self._pages:
+            self._pages = [new_pages(self._form, self.kernels) for _ in range(config.num_hidden_layers)]
+
+    def use_graphs(self, sequences: int) -> None:
+        """Steps that only decode are recorded now and replayed from here on, if this device can."""
+        from workers.generation.engine.cuda.graphs import record_steps
+
+        self._graphs = record_steps(self.model, self._form, sequences, self._linears, self._step)
+        if self._graphs is not None:
+            self._pages = list(self._graphs.pages)
 
     def read_adapter(self, folder: Path) -> Adapter:
         """Tensors of an adapter for this base; safe beside a running step."""
@@ -106,13 +124,16 @@ class ModelRunner:
                 wanted += range(len(ids) - chunk.length, len(ids))
             elif chunk.samples:
                 wanted.append(len(ids) - 1)
+        positions, places, spans = self._pack(batch.chunks, len(ids))
+        if self._graphs is not None and (replayed := self._graphs.logits(batch, places, spans, self.bank)) is not None:
+            return replayed
         self._step.set(self._runs(batch.chunks), len(ids), self._panels)
-        positions, step = self._pack(batch.chunks, len(ids))
-        tokens, places, rows = self._tensor(ids), self._tensor(positions), self._tensor(wanted)
+        step = attention.PackedStep(self._pages, self._tensor(places), self._pages[0].plan(spans))
+        tokens, at, rows = self._tensor(ids), self._tensor(positions), self._tensor(wanted)
         if self._decoder is not None:
-            return self._decoder.logits(tokens, places, rows, step)
+            return self._decoder.logits(tokens, at, rows, step)
         output = self.model(
-            input_ids=tokens[None], position_ids=places[None], use_cache=False, logits_to_keep=rows, step=step
+            input_ids=tokens[None], position_ids=at[None], use_cache=False, logits_to_keep=rows, step=step
         )
         logits: Tensor = output.logits[0].float()
         return logits
@@ -129,8 +150,8 @@ class ModelRunner:
             begin = end
         return runs
 
-    def _pack(self, chunks: Seq[Chunk], rows: int) -> tuple[np.ndarray, attention.PackedStep]:
-        """The rows' positions, and where they read and write the cache."""
+    def _pack(self, chunks: Seq[Chunk], rows: int) -> tuple[np.ndarray, np.ndarray, Spans]:
+        """The rows' positions, their places in the cache, and what they read of it."""
         counts = np.array([chunk.length for chunk in chunks])
         starts = np.array([chunk.start for chunk in chunks])
         begins, owners = np.cumsum(counts) - counts, np.repeat(np.arange(len(chunks)), counts)
@@ -140,5 +161,4 @@ class ModelRunner:
             blocks = chunk.sequence.blocks[: len(table)]
             table[: len(blocks)] = blocks
         places = tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        plan = self._pages[0].plan(Spans(begins, counts, starts, tables), self.device)
-        return positions, attention.PackedStep(self._pages, self._tensor(places), plan)
+        return positions, places, Spans(begins, counts, starts, tables)

@@ -1,17 +1,18 @@
-"""Attention over pages as torch operations, for any device: a chunk of a prompt attends by matrix products, blocks of
-queries at a time; decoding rows in buckets of similar length.
+"""Attention over pages as torch operations, for any device: a prompt's chunk by SDPA, decoding rows in buckets of
+similar length.
 """
 
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import Shape, Spans
+from workers.generation.engine.kv_pages import PageForm, Shape, Spans
 
 BUCKET = 8
-QUERY_BLOCK = 128
 
 
 @dataclass(frozen=True)
@@ -38,30 +39,28 @@ class Plan:
     chunks: list[Chunk]
     decodes: Decodes | None
     device: torch.device
-    masks: dict[tuple[int, int, int, int], Tensor] = field(default_factory=dict)
+    masks: dict[tuple[int, int, int], Tensor] = field(default_factory=dict)
 
-    def mask(self, begin: int, end: int, first: int, window: int) -> Tensor:
-        """True where queries of positions begin … end may not see places from `first` to `end`; `[queries, places]`."""
-        key = begin, end, first, window
+    def mask(self, start: int, end: int, window: int) -> Tensor:
+        """Which places before `end` queries of positions `start` … `end` see; `[queries, places]`."""
+        key = start, end, window
         if key not in self.masks:
-            queries = torch.arange(begin, end, device=self.device)[:, None]
-            places = torch.arange(first, end, device=self.device)[None]
-            hidden = places > queries
-            self.masks[key] = hidden | (places <= queries - window) if window else hidden
+            queries = torch.arange(start, end, device=self.device)[:, None]
+            places = torch.arange(end, device=self.device)[None]
+            seen = places <= queries
+            self.masks[key] = seen & (places > queries - window) if window else seen
         return self.masks[key]
 
 
 class TorchPages:
-    """Keys are `[blocks, kv_heads, head_dim, BLOCK_SIZE]` (scores then need no transposition), values
-    `[blocks, kv_heads, BLOCK_SIZE, head_dim]`."""
+    """Keys and values are `[kv_heads, blocks · BLOCK_SIZE, head_dim]`."""
 
-    def __init__(self, blocks: int, kv_heads: int, head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.keys = torch.zeros(blocks, kv_heads, head_dim, BLOCK_SIZE, dtype=dtype, device=device)
-        self.values = torch.zeros(blocks, kv_heads, BLOCK_SIZE, head_dim, dtype=dtype, device=device)
+    def __init__(self, form: PageForm) -> None:
+        shape = form.kv_heads, form.blocks * BLOCK_SIZE, form.head_dim
+        self.keys, self.values = (torch.zeros(shape, dtype=form.dtype, device=form.device) for _ in range(2))
 
-    @staticmethod
-    def plan(spans: Spans, device: torch.device) -> Plan:
-        single = (spans.counts == 1) & (spans.starts > 0)
+    def plan(self, spans: Spans) -> Plan:
+        single, device = decoding(spans), self.keys.device
         chunks = []
         for at in (~single).nonzero()[0]:
             end = int(spans.starts[at] + spans.counts[at])
@@ -75,70 +74,57 @@ class TorchPages:
         return Plan(chunks, decodes, device)
 
     def store(self, qkv: Tensor, places: Tensor, shape: Shape) -> None:
-        blocks, offsets = places // BLOCK_SIZE, places % BLOCK_SIZE
-        new = torch.nan_to_num(qkv[:, shape.heads :])
-        self.keys[blocks, :, :, offsets] = new[:, : shape.kv_heads]
-        self.values[blocks, :, offsets] = new[:, shape.kv_heads :]
+        new = torch.nan_to_num(qkv[:, shape.heads :]).transpose(0, 1)
+        self.keys.index_copy_(1, places, new[: shape.kv_heads])
+        self.values.index_copy_(1, places, new[shape.kv_heads :])
 
     def attend(self, qkv: Tensor, plan: Plan, shape: Shape) -> Tensor:
         output = qkv.new_empty(qkv.shape[0], shape.heads, shape.head_dim)
         for chunk in plan.chunks:
-            own = qkv[chunk.begin : chunk.end]
-            key, value = self._chunk(own, chunk, shape)
-            output[chunk.begin : chunk.end] = attend_chunk(own[:, : shape.heads], key, value, chunk.start, shape, plan)
+            output[chunk.begin : chunk.end] = self._chunk(qkv[chunk.begin : chunk.end], chunk, plan, shape)
         if plan.decodes is not None:
-            self._decode(qkv, output, plan.decodes, shape)
+            output[plan.decodes.rows] = self._decode(qkv[plan.decodes.rows, : shape.heads], plan.decodes, shape)
         return output
 
-    def _chunk(self, own: Tensor, chunk: Chunk, shape: Shape) -> tuple[Tensor, Tensor]:
-        """Keys `[kv_heads, head_dim, length]` and values of a sequence up to the chunk's end.
+    def _chunk(self, own: Tensor, chunk: Chunk, plan: Plan, shape: Shape) -> Tensor:
+        """A first chunk reads its own rows, a later one all pages of the sequence so far."""
+        rows, (query, key, value) = (
+            own.shape[0],
+            own.transpose(0, 1).split([shape.heads, shape.kv_heads, shape.kv_heads]),
+        )
+        end = chunk.start + rows
+        if chunk.start:
+            key, value = (pages[:, chunk.table].flatten(1, 2)[:, :end] for pages in self._pages())
+        mask = plan.mask(chunk.start, end, shape.window) if chunk.start or 0 < shape.window < end else None
+        attended = scaled_dot_product_attention(
+            query[None], key[None], value[None], mask, is_causal=mask is None, scale=shape.scale, enable_gqa=True
+        )
+        return attended[0].transpose(0, 1)
 
-        A first chunk reads its own rows, a later one the cache too.
-        """
-        if chunk.start == 0:
-            key, value = own[:, shape.heads :].split(shape.kv_heads, 1)
-            return key.permute(1, 2, 0), value.transpose(0, 1)
-        length = chunk.start + own.shape[0]
-        keys = self.keys[chunk.table].permute(1, 2, 0, 3).flatten(2)
-        return keys[:, :, :length], self.values[chunk.table].transpose(0, 1).flatten(1, 2)[:, :length]
-
-    def _decode(self, qkv: Tensor, output: Tensor, decodes: Decodes, shape: Shape) -> None:
-        order = decodes.lengths.argsort()
-        for bucket in order.split(BUCKET):
-            rows, lengths = decodes.rows[bucket], decodes.lengths[bucket]
+    def _decode(self, query: Tensor, decodes: Decodes, shape: Shape) -> Tensor:
+        """query: [n, heads, head_dim] → the same. The heads that share keys are rows of one product."""
+        output = torch.empty_like(query)
+        for bucket in decodes.lengths.argsort().split(BUCKET):
+            lengths = decodes.lengths[bucket]
             width = -(-int(lengths.max()) // BLOCK_SIZE)
             tables = decodes.tables[bucket, :width]
-            keys = self.keys[tables].permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
-            values = self.values[tables].transpose(1, 2).flatten(2, 3).flatten(0, 1)
-            query = qkv[rows, : shape.heads].reshape(-1, shape.heads // shape.kv_heads, shape.head_dim)
-            scores = torch.bmm(query, keys).view(len(rows), shape.heads, -1).float() * shape.scale
-            places = torch.arange(width * BLOCK_SIZE, device=qkv.device)[None]
+            keys, values = (pages[:, tables].flatten(2, 3).transpose(0, 1) for pages in self._pages())
+            grouped = query[bucket].view(len(bucket), shape.kv_heads, -1, shape.head_dim)
+            scores = (grouped @ keys.transpose(2, 3)).float() * shape.scale
+            places = torch.arange(width * BLOCK_SIZE, device=query.device)[None]
             hidden = places >= lengths[:, None]
             if shape.window:
                 hidden |= places < lengths[:, None] - shape.window
-            weights = scores.masked_fill_(hidden[:, None], float("-inf")).softmax(-1).to(values.dtype)
-            attended = torch.bmm(weights.view(query.shape[0], query.shape[1], -1), values)
-            output[rows] = attended.view(len(rows), shape.heads, shape.head_dim)
+            weights = scores.masked_fill_(hidden[:, None, None], float("-inf")).softmax(-1).to(values.dtype)
+            output[bucket] = (weights @ values).flatten(1, 2)
+        return output
+
+    def _pages(self) -> tuple[Tensor, Tensor]:
+        """Keys and values, `[kv_heads, blocks, BLOCK_SIZE, head_dim]`."""
+        return self.keys.unflatten(1, (-1, BLOCK_SIZE)), self.values.unflatten(1, (-1, BLOCK_SIZE))
 
 
-def attend_chunk(query: Tensor, key: Tensor, value: Tensor, start: int, shape: Shape, plan: Plan) -> Tensor:
-    """Causal attention of one chunk.
-
-    query: [rows, heads, head_dim]; key: [kv_heads, head_dim, length]; value: [kv_heads, length, head_dim].
-    The heads of a KV group are query rows of one product; each block of queries reads only what it may see.
-    """
-    rows, heads, head_dim = query.shape
-    kv_heads = key.shape[0]
-    grouped = (query * shape.scale).view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
-    output = torch.empty_like(query)
-    target = output.view(rows, kv_heads, heads // kv_heads, head_dim).permute(1, 2, 0, 3)
-    for begin in range(0, rows, QUERY_BLOCK):
-        end = min(begin + QUERY_BLOCK, rows)
-        first = max(start + begin + 1 - shape.window, 0) if shape.window else 0
-        last = start + end
-        block = grouped[:, :, begin:end].reshape(kv_heads, -1, head_dim)
-        scores = torch.bmm(block, key[:, :, first:last]).view(kv_heads, -1, end - begin, last - first)
-        scores = scores.masked_fill_(plan.mask(start + begin, last, first, shape.window), float("-inf"))
-        weights = scores.softmax(-1).view(kv_heads, -1, last - first)
-        target[:, :, begin:end] = torch.bmm(weights, value[:, first:last]).view(kv_heads, -1, end - begin, head_dim)
-    return output
+def decoding(spans: Spans) -> np.ndarray:
+    """Which sequences gain one token that reads what is cached."""
+    single: np.ndarray = (spans.counts == 1) & (spans.starts > 0)
+    return single

@@ -60,7 +60,7 @@ class KernelPages:
         self._keys, self._values = self._pages.data_ptr(), self._pages.data_ptr() + numbers * dtype.itemsize
 
     @staticmethod
-    def plan(spans: Spans, device: torch.device) -> Plan:
+    def plan(spans: Spans) -> Plan:
         return Plan(spans, torch.from_numpy(spans.tables))
 
     def store(self, qkv: Tensor, places: Tensor, shape: Shape) -> None:
