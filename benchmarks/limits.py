@@ -2,7 +2,7 @@
 
 ceiling of `mixed`: every decode step's packed linears plus all prompt tokens at the GEMM rate, no attention.
 floor of `decode`: a step's packed linears, with adapters also the low-rank products of 16 adapters stacked.
-On a GPU a step cannot take less than its weights' way from memory.
+On a GPU a step's products are taken for their weights' way from memory, at the speed of a copy.
 """
 
 import argparse
@@ -89,8 +89,8 @@ def gemm_rate(device: str) -> float:
 
 
 def bandwidth(device: str) -> float:
-    """Bytes per second that memory gives and takes when a large tensor is copied."""
-    source = torch.ones(1 << 28, dtype=torch.uint8, device=device)
+    """Bytes per second that memory gives and takes when 2 GiB are copied, so many that nothing else counts."""
+    source = torch.ones(1 << 31, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return 2 * source.nbytes / best(lambda: target.copy_(source), device)
 

@@ -2,7 +2,7 @@
 
 | peer | found by |
 |---|---|
-| transformers | always |
+| transformers | always; `generate`, and for the base its continuous batching |
 | vllm | `.venv-vllm` (`make bench PEERS=vllm` makes it) or VLLM_PYTHON; with TCMALLOC's or the system's libtcmalloc |
 | openvino | OPENVINO_PYTHON, and OPENVINO_MODEL: `optimum-cli export openvino --weight-format fp16` of the base |
 | llama.cpp | LLAMA_SERVER (the binary), LLAMA_MODEL (bf16 GGUF of the base), LLAMA_LORA (folder of 0.gguf … 15.gguf) |

@@ -41,8 +41,8 @@ class TransformersContinuous:
         made = 0
         while waiting:
             result = self.manager.get_result(timeout=60)
-            if result is None:
-                raise RuntimeError("transformers gave no answer for a minute")
+            if result is None or result.error is not None:
+                raise RuntimeError(result.error if result else "transformers gave no answer")
             if result.is_finished():
                 made += len(result.generated_tokens)
                 waiting.discard(result.request_id)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 from torch.profiler import ProfilerActivity, profile
 
 from tests.generation.tiny import FAMILIES, ask, prompts, reference, save_family, start_engine
@@ -109,11 +110,36 @@ def test_adapters_of_too_high_a_rank_and_too_many_adapters_are_served_by_plain_s
 
 
 @needs_compiler
+def test_poison_in_a_slot_never_reaches_another_request(recorded: TorchEngine, llama: Path, counted: Counted) -> None:
+    ids = prompts(3)[2]
+    recorded.load_adapter("poison", llama / "a2")
+    for down, up in recorded.bank.get("poison").factors.values():
+        down.fill_(float("nan"))
+        up.fill_(float("inf"))
+    sick = ask(recorded, ids, "poison", max_tokens=30)
+    well = [ask(recorded, ids, adapter) for adapter in ("a1", None)]
+    sick.wait()
+    assert [answer.wait().ids() for answer in well] == [reference(llama, adapter, ids, 24) for adapter in ("a1", None)]
+    assert counted.replayed > 10
+
+
+@needs_compiler
+def test_no_step_compiles_attention_anew_once_all_are_recorded(recorded: TorchEngine, counted: Counted) -> None:
+    compiled = counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    answers = [ask(recorded, ids, adapter) for ids, adapter in jobs(10)]
+    for answer in answers:
+        answer.wait()
+    assert counted.replayed > 0 < counted.others
+    assert counters["stats"]["unique_graphs"] == compiled
+
+
+@needs_compiler
 def test_a_replayed_step_needs_nothing_of_the_host(recorded: TorchEngine) -> None:
     own = recorded.model_runner._graphs
     assert own is not None
     with profile(activities=[ProfilerActivity.CPU]) as seen, torch.inference_mode():
-        own._steps[SEQUENCES, True]()
+        own.steps[SEQUENCES, True]()
     names = {event.key for event in seen.key_averages()}
     assert "aten::index_copy_" in names
     assert not names & OF_THE_HOST

@@ -99,7 +99,7 @@ class ModelRunner:
 
     def use_graphs(self, sequences: int) -> None:
         """Steps that only decode are recorded now and replayed from here on, if this device can."""
-        from workers.generation.engine.cuda.graphs import record_steps
+        from workers.generation.engine.cuda.check import record_steps
 
         self._graphs = record_steps(self.model, self._form, sequences, self._linears, self._step)
         if self._graphs is not None:

@@ -96,8 +96,10 @@ class TorchPages:
         if chunk.start:
             key, value = (pages[:, chunk.table].flatten(1, 2)[:, :end] for pages in self._pages())
         mask = plan.mask(chunk.start, end, shape.window) if chunk.start or 0 < shape.window < end else None
+        # One key per query's head: with fewer, CUDA's fast kernels take no mask and no fp32.
+        key, value = (each.repeat_interleave(shape.heads // shape.kv_heads, 0) for each in (key, value))
         attended = scaled_dot_product_attention(
-            query[None], key[None], value[None], mask, is_causal=mask is None, scale=shape.scale, enable_gqa=True
+            query[None], key[None], value[None], mask, is_causal=mask is None, scale=shape.scale
         )
         return attended[0].transpose(0, 1)
 

@@ -17,8 +17,7 @@ from workers.generation.engine.kv_pages import PageForm, Shape, Spans
 from workers.generation.engine.torch_pages import Decodes, Plan, TorchPages, decoding
 
 QUERY_BLOCK = 128  # of FlexAttention's mask; the query heads of a group are fewer
-# A page is what the kernel takes at a time: it may not be wider than the mask's blocks.
-KERNEL_OPTIONS = {"BLOCK_N": BLOCK_SIZE}
+KERNEL_OPTIONS = {"BLOCK_N": BLOCK_SIZE}  # keys that the kernel takes at a time: a page
 # Compiled per number of sequences and window; torch's overloads do not know the limit that they document.
 attend_pages = torch.compile(flex_attention, dynamic=False, fullgraph=True, recompile_limit=64)  # type: ignore[call-overload]
 
@@ -118,7 +117,8 @@ class FlexPages(TorchPages):
         """query: [size, heads, head_dim] → the same. The heads that share keys stand as queries of one head."""
         size = query.shape[0]
         attended: Tensor = attend_pages(
-            query.reshape(size, shape.kv_heads, -1, shape.head_dim),
+            # Compiled for its strides too: wherever the queries come from, they are the same.
+            query.contiguous().view(size, shape.kv_heads, -1, shape.head_dim),
             self.keys[None],
             self.values[None],
             block_mask=self._tables.mask(size, shape),
