@@ -65,6 +65,7 @@ class GenerationSettings(BaseModel, frozen=True):
 
     `other_bases`: how many bases besides `base` have a worker at once; one unused for `other_bases_idle` ends.
     `graphs`: on a GPU the built-in engine records its decoding steps at its start, which takes a while.
+    `prompt_lookup`: on a processor it tries tokens ahead that followed the same ones before; no text changes by it.
     """
 
     engine: Literal["torch", "vllm"] = "torch"
@@ -78,6 +79,7 @@ class GenerationSettings(BaseModel, frozen=True):
     adapter_memory_bytes: int = 512 * MEGABYTE
     threads: int = 0
     graphs: bool = True
+    prompt_lookup: bool = True
     concurrency: int = 128
     max_queued: int = 256
     max_queued_per_account: int = 128

@@ -13,7 +13,7 @@ from workers.generation.engine.engine import TorchEngine
 
 def told(answer: Answer) -> list[object]:
     """Tokens with the exact log-probabilities of the likeliest ones."""
-    return [each for event in answer.wait().events for each in (*event.ids, *event.logprobs)]
+    return [each for event in answer.wait().events for each in zip(event.ids, event.logprobs, strict=True)]
 
 
 @pytest.mark.parametrize(("dtype", "quantization"), [("bf16", "none"), ("fp32", "none"), ("auto", "int8")])

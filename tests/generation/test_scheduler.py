@@ -9,7 +9,7 @@ from app.inference.wire_events import SamplingParams
 from tests.generation.tiny import Spelled
 from workers.generation.engine.kv_cache import BlockPool
 from workers.generation.engine.request import EngineRequest, Handle, Sequence
-from workers.generation.engine.scheduler import Sample, Scheduler
+from workers.generation.engine.scheduler import Batch, Sample, Scheduler
 
 BLOCK = 4
 
@@ -34,12 +34,18 @@ Work = st.tuples(
     blocks=st.integers(15, 40),
     max_batch=st.integers(1, 8),
     budget=st.integers(1, 32),
+    guessing=st.integers(0, 16),
     cancelled=st.sets(st.integers(0, 13)),
 )
 def test_everything_ends_within_the_budget_and_no_block_is_lost(
-    work: list[tuple[int, int, str | None, int, str]], blocks: int, max_batch: int, budget: int, cancelled: set[int]
+    work: list[tuple[int, int, str | None, int, str]],
+    blocks: int,
+    max_batch: int,
+    budget: int,
+    guessing: int,
+    cancelled: set[int],
 ) -> None:
-    scheduler = Scheduler(BlockPool(blocks, BLOCK), max_batch, budget)
+    scheduler = Scheduler(BlockPool(blocks, BLOCK), max_batch, budget, guessing)
     arrivals = sorted(((at, i) for i, (_, _, _, at, _) in enumerate(work)), key=lambda item: item[0])
     sequences = [new_sequence(prompt, new, adapter, tenant) for prompt, new, adapter, _, tenant in work]
     ended = 0
@@ -51,7 +57,9 @@ def test_everything_ends_within_the_budget_and_no_block_is_lost(
                 sequences[number].handle.cancelled = True
         batch = scheduler.schedule()
         check_batch(scheduler, [chunk.sequence for chunk in batch.chunks], batch.tokens)
-        scheduler.advance(batch, [Sample(1) for _ in batch.sampled])
+        check_guesses(batch, guessing)
+        # Now and then another token: guesses are right, wrong, and right in part.
+        scheduler.advance(batch, [Sample(1 + (row.position % 7 == 0)) for row in batch.sampled])
         ended += sum(event.finish is not None for _, event in batch.news)
         if ended == len(work):
             break
@@ -73,6 +81,15 @@ def check_batch(scheduler: Scheduler, members: list[Sequence], tokens: int) -> N
     check_sharing(scheduler.running)
     for sequence in members:
         assert len(sequence.blocks) * BLOCK >= len(sequence.tokens)
+
+
+def check_guesses(batch: Batch, guessing: int) -> None:
+    for chunk in batch.chunks:
+        sequence, end = chunk.sequence, chunk.start + chunk.length
+        assert len(chunk.ids) == chunk.length
+        assert end <= len(sequence.blocks) * BLOCK
+        assert not chunk.guesses or (end < sequence.longest and batch.tokens <= guessing)
+        assert sequence.computed == chunk.start
 
 
 def check_sharing(running: list[Sequence]) -> None:

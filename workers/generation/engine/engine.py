@@ -24,13 +24,14 @@ from workers.generation.engine.scheduler import Batch, Scheduler
 
 log = structlog.get_logger(__name__)
 
+GUESSING = 12  # rows: two passes over the weights' panels take little longer than one, while memory is waited for
 THREADS = torch.get_num_threads()  # torch's own choice for this machine, before any thread changes it
 
 
 @dataclass(frozen=True)
 class EngineOptions:
     """Sizes and placement; `threads` 0 leaves torch's own choice, `kernels` False leaves out the compiled ones,
-    `graphs` False leaves a GPU's decoding steps unrecorded.
+    `graphs` False leaves a GPU's decoding steps unrecorded. `lookup`: small steps are filled up with guesses.
 
     `quantization` int8: the base's weights in 8 bits.
     """
@@ -43,6 +44,7 @@ class EngineOptions:
     kv_cache_tokens: int = 65_536
     kernels: bool = True
     graphs: bool = True
+    lookup: bool = True
     adapter_memory_bytes: int = 512 * 1024 * 1024
     threads: int = 0
 
@@ -169,6 +171,8 @@ class TorchEngine:
             produced_tokens=self._produced_tokens,
             busy_seconds=self._busy,
             preemptions=self.scheduler.preemptions,
+            guessed=self.scheduler.guessed,
+            guessed_right=self.scheduler.guessed_right,
         )
 
     def close(self) -> None:
@@ -194,6 +198,7 @@ class TorchEngine:
             int8=options.quantization == "int8",
         )
         self.sampler = Sampler(self.model_runner.kernels)
+        self.scheduler.guessing = GUESSING if options.lookup and self.model_runner.is_steady else 0
 
     def _run(self, folder: Path, options: EngineOptions, blocks: int, loaded: Future[None]) -> None:
         try:

@@ -48,6 +48,7 @@ def load_torch(
             adapter_memory_bytes=settings.adapter_memory_bytes,
             threads=settings.threads,
             graphs=settings.graphs,
+            lookup=settings.prompt_lookup,
         ),
         after_step=after_step,
         grammars=load_grammars(renderer),

@@ -97,6 +97,11 @@ class ModelRunner:
         if not self._pages:
             self._pages = [new_pages(self._form, self.kernels) for _ in range(config.num_hidden_layers)]
 
+    @property
+    def is_steady(self) -> bool:
+        """A row's logits are the same bits whatever other rows share the step."""
+        return self._decoder is not None and self._decoder.is_steady
+
     def use_graphs(self, sequences: int) -> None:
         """Steps that only decode are recorded now and replayed from here on, if this device can."""
         from workers.generation.engine.cuda.check import record_steps
@@ -111,7 +116,7 @@ class ModelRunner:
 
     @torch.inference_mode()
     def forward(self, batch: Batch) -> Tensor:
-        """Logits `[rows, vocabulary]`: one row per chunk that samples, every row of a chunk that scores. The next call
+        """Logits `[rows, vocabulary]`: those of a chunk that are sampled from, or all of one that scores. The next call
         may write where they are.
         """
         if not batch.chunks:
@@ -119,11 +124,8 @@ class ModelRunner:
         ids: list[int] = []
         wanted: list[int] = []
         for chunk in batch.chunks:
-            ids += chunk.sequence.tokens[chunk.start : chunk.start + chunk.length]
-            if chunk.scores:
-                wanted += range(len(ids) - chunk.length, len(ids))
-            elif chunk.samples:
-                wanted.append(len(ids) - 1)
+            ids += chunk.ids
+            wanted += range(len(ids) - (chunk.length if chunk.scores else len(chunk.rows)), len(ids))
         positions, places, spans = self._pack(batch.chunks, len(ids))
         if self._graphs is not None and (replayed := self._graphs.logits(batch, places, spans, self.bank)) is not None:
             return replayed

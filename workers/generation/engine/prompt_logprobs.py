@@ -10,20 +10,20 @@ ROWS = 128  # distributions in memory at once
 
 
 def score_prompts(logits: Tensor, batch: Batch) -> Tensor:
-    """logits: `[rows, vocabulary]`, every row of the chunks that score, the last of those that sample.
+    """logits: `[rows, vocabulary]`, every row of the chunks that score, those of the others that are sampled from.
 
-    Puts the scores into the batch's news; returns `[sampled sequences, vocabulary]`.
+    Puts the scores into the batch's news; returns `[sampled rows, vocabulary]`.
     """
     if not any(chunk.scores for chunk in batch.chunks):
         return logits
-    kept, row = [], 0
+    kept, row = list[int](), 0
     for chunk in batch.chunks:
-        scores, samples = chunk.scores, chunk.samples
-        rows = chunk.length if scores else int(samples)
-        if scores:
+        sampled = len(chunk.rows)
+        rows = chunk.length if chunk.scores else sampled
+        if chunk.scores:
             score(logits[row : row + rows], chunk, batch)
         row += rows
-        kept += [row - 1] if samples else []
+        kept += range(row - sampled, row)
     return logits[kept]
 
 

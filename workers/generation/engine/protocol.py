@@ -24,7 +24,10 @@ class RequestTooLong(ValueError):
 
 @dataclass(frozen=True)
 class EngineStats:
-    """A snapshot; counts of sequences, KV blocks, adapters, and totals since the start."""
+    """A snapshot; counts of sequences, KV blocks, adapters, and totals since the start.
+
+    `guessed`: tokens that were tried ahead of their turn; `guessed_right`: those that were sampled then.
+    """
 
     running: int
     waiting: int
@@ -37,6 +40,8 @@ class EngineStats:
     produced_tokens: int
     busy_seconds: float
     preemptions: int
+    guessed: int = 0
+    guessed_right: int = 0
 
 
 class Engine(Protocol):

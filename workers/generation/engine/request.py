@@ -3,6 +3,7 @@
 import secrets
 import threading
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -11,6 +12,7 @@ from typing import Literal
 from app.inference.wire_events import SamplingParams
 from workers.generation.engine.grammar import Grammar, GrammarFailed
 from workers.generation.engine.kv_cache import Key
+from workers.generation.engine.lookup import Lookup
 from workers.generation.engine.reply_text import Detokenizer, ReplyText
 
 Finish = Literal["stop", "length", "cancelled"]
@@ -51,6 +53,19 @@ class StepEvent:
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob, ...] = ()
     finish: Finish | None = None
+
+
+def joined(events: Seq[StepEvent]) -> StepEvent:
+    """One sequence's news of one step, in order."""
+    if len(events) == 1:
+        return events[0]
+    return StepEvent(
+        events[0].index,
+        tuple(token for event in events for token in event.ids),
+        "".join(event.text for event in events),
+        tuple(logprob for event in events for logprob in event.logprobs),
+        finish=events[-1].finish,
+    )
 
 
 class Handle:
@@ -104,6 +119,8 @@ class Sequence:
         self.adapter = self.request.adapter
         self.tokens = list(self.request.token_ids)
         self.prompt_length = len(self.tokens)
+        self.longest = min(self.prompt_length + self.params.max_tokens, self.context_length)
+        self.lookup = Lookup()
         self.text = ReplyText(self.detokenizer, self.params.stop)
         self.last_key: Key = blake2b(f"{self.request.tenant}\0{self.adapter or ''}".encode(), digest_size=16).digest()
         self.salt, self.keyed = self.last_key, 0  # blocks whose content the cache knows, and the key of the last
@@ -121,6 +138,11 @@ class Sequence:
         p = self.params
         filtered = p.top_p < 1 or p.top_k > 0 or p.min_p > 0
         return not (filtered or self.is_adjusted or p.logprobs is not None or self.matcher is not None)
+
+    @cached_property
+    def is_guessable(self) -> bool:
+        """Its next token is a matter of the logits and of where it stands, not of those sampled just before."""
+        return not (self.is_adjusted or self.matcher is not None or self.params.prompt_logprobs is not None)
 
     @property
     def pending(self) -> int:
@@ -151,10 +173,7 @@ class Sequence:
             text = self.text.push(token)
             if self.text.stopped or (self.matcher is not None and self.matcher.complete):
                 self.finish = "stop"
-            elif (
-                len(self.tokens) - self.prompt_length >= self.params.max_tokens
-                or len(self.tokens) >= self.context_length
-            ):
+            elif len(self.tokens) >= self.longest:
                 self.finish = "length"
         if self.finish is not None and not self.text.stopped:
             text += self.text.flush()

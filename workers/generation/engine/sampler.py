@@ -14,7 +14,7 @@ from torch import Tensor
 
 from workers.generation.engine.grammar import WORD
 from workers.generation.engine.request import Sequence, TokenLogprob
-from workers.generation.engine.scheduler import Batch, Sample
+from workers.generation.engine.scheduler import Batch, Row, Sample
 
 CANDIDATES = 1024
 COLDEST = 1e-5
@@ -34,50 +34,52 @@ class Sampler:
 
     @torch.inference_mode()
     def sample(self, logits: Tensor, batch: Batch) -> list[Sample]:
-        """logits: `[sampled sequences, vocabulary]` → one sample per sequence, in order."""
-        sequences = batch.sampled
-        if not sequences:
+        """logits: `[sampled rows, vocabulary]` → one sample per row, in order."""
+        rows = batch.sampled
+        if not rows:
             return []
-        plain = [row for row, sequence in enumerate(sequences) if self._kernels and sequence.is_plain]
-        if len(plain) == len(sequences):
-            return choose_plainly(logits, sequences)
+        plain = [at for at, row in enumerate(rows) if self._kernels and row.sequence.is_plain]
+        if len(plain) == len(rows):
+            return choose_plainly(logits, rows)
         if not plain:
-            return choose_carefully(logits, sequences)
-        special = sorted(set(range(len(sequences))) - set(plain))
-        samples = dict(zip(plain, choose_plainly(logits[plain], [sequences[row] for row in plain]), strict=True))
-        own = choose_carefully(logits[special], [sequences[row] for row in special])
+            return choose_carefully(logits, rows)
+        special = sorted(set(range(len(rows))) - set(plain))
+        samples = dict(zip(plain, choose_plainly(logits[plain], [rows[at] for at in plain]), strict=True))
+        own = choose_carefully(logits[special], [rows[at] for at in special])
         samples |= zip(special, own, strict=True)
-        return [samples[row] for row in range(len(sequences))]
+        return [samples[at] for at in range(len(rows))]
 
 
-def choose_plainly(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
+def choose_plainly(logits: Tensor, rows: Seq[Row]) -> list[Sample]:
     """Temperature alone: one pass over each row where it lies."""
     from workers.generation.engine.cpu.choose import choose
 
-    heat = [sequence.params.temperature for sequence in sequences]
+    heat = [row.sequence.params.temperature for row in rows]
     cold = np.array([1 / max(each, COLDEST) if each > 0 else 0.0 for each in heat], dtype=np.float32)
-    shares = np.array([share(sequence) for sequence in sequences])
+    shares = np.array([share(row) for row in rows])
     return [Sample(token) for token in choose(logits.float().contiguous(), cold, shares)]
 
 
-def choose_carefully(logits: Tensor, sequences: Seq[Sequence]) -> list[Sample]:
+def choose_carefully(logits: Tensor, rows: Seq[Row]) -> list[Sample]:
     """Every parameter, in fp32."""
+    sequences = [row.sequence for row in rows]
     logits = torch.nan_to_num(logits.float(), nan=-1e9, posinf=1e9, neginf=-1e9)
     shaped = constrain(logits, adjust(logits, sequences), sequences)
     tokens = shaped.argmax(-1)
-    drawn = [row for row, sequence in enumerate(sequences) if sequence.params.temperature > 0]
+    drawn = [at for at, sequence in enumerate(sequences) if sequence.params.temperature > 0]
     if drawn:
-        tokens[drawn] = draw(shaped[drawn], [sequences[row] for row in drawn])
+        tokens[drawn] = draw(shaped[drawn], [rows[at] for at in drawn])
     chosen = tokens.tolist()
     logprobs = report_logprobs(logits, sequences, chosen)
     return [Sample(token, logprobs.get(row)) for row, token in enumerate(chosen)]
 
 
-def share(sequence: Sequence) -> float:
-    """The uniform number of this sequence's next token; none is needed for the likeliest."""
+def share(row: Row) -> float:
+    """The uniform number of the token that is wanted; none is needed for the likeliest."""
+    sequence = row.sequence
     if sequence.params.temperature <= 0:
         return 0.0
-    return uniform(sequence.handle.seed, sequence.index, len(sequence.tokens))
+    return uniform(sequence.handle.seed, sequence.index, row.position)
 
 
 def adjust(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
@@ -131,9 +133,9 @@ def constrain(logits: Tensor, shaped: Tensor, sequences: Seq[Sequence]) -> Tenso
     return shaped
 
 
-def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
+def draw(logits: Tensor, rows: Seq[Row]) -> Tensor:
     """Temperature, top_k, top_p, min_p, then one draw per row → token ids `[rows]`."""
-    params = [sequence.params for sequence in sequences]
+    params = [row.sequence.params for row in rows]
     temperature = torch.tensor([p.temperature for p in params], device=logits.device).clamp_min(COLDEST)
     probabilities = (logits / temperature[:, None]).softmax(-1)
     for row, p in enumerate(params):
@@ -142,7 +144,7 @@ def draw(logits: Tensor, sequences: Seq[Sequence]) -> Tensor:
             own[own < p.min_p * own.max()] = 0
         if p.top_p < 1 or p.top_k > 0:
             probabilities[row] = keep_top(probabilities[row], p.top_p, p.top_k)
-    numbers = [share(sequence) for sequence in sequences]
+    numbers = [share(row) for row in rows]
     cumulative = probabilities.double().cumsum(-1)
     targets = torch.tensor(numbers, dtype=torch.float64, device=logits.device)[:, None] * cumulative[:, -1:]
     return torch.searchsorted(cumulative, targets, right=True)[:, 0].clamp_max(logits.shape[-1] - 1)

@@ -8,9 +8,11 @@ sequence, which later recomputes what the cache has forgotten of its tokens.
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 from workers.generation.engine.kv_cache import BlockPool, chain
-from workers.generation.engine.request import Handle, Sequence, StepEvent, TokenLogprob
+from workers.generation.engine.request import Handle, Sequence, StepEvent, TokenLogprob, joined
 
 
 @dataclass(frozen=True)
@@ -21,18 +23,36 @@ class Sample:
     logprob: TokenLogprob | None = None
 
 
+class Row(NamedTuple):
+    """A row of logits foretells the token of `sequence` at `position`, if all before it are as they were guessed."""
+
+    sequence: Sequence
+    position: int
+
+
 @dataclass(eq=False)
 class Chunk:
-    """`length` tokens of a sequence from position `start`, computed in one step."""
+    """`length` tokens of a sequence from position `start`, computed in one step; the last of them may be `guesses`."""
 
     sequence: Sequence
     start: int
     length: int
+    guesses: tuple[int, ...] = ()
+
+    @property
+    def ids(self) -> list[int]:
+        return [*self.sequence.tokens[self.start : self.start + self.length], *self.guesses]
 
     @property
     def samples(self) -> bool:
         """Only the chunk that reaches the last token needs logits."""
-        return self.start + self.length == len(self.sequence.tokens)
+        return self.start + self.length - len(self.guesses) == len(self.sequence.tokens)
+
+    @property
+    def rows(self) -> list[Row]:
+        """Whose logits are sampled from: the last token's and the guesses'."""
+        known = len(self.sequence.tokens)
+        return [Row(self.sequence, known + at) for at in range(1 + len(self.guesses))] if self.samples else []
 
     @property
     def scores(self) -> bool:
@@ -48,8 +68,8 @@ class Batch:
     news: list[tuple[Handle, StepEvent]] = field(default_factory=list)
 
     @property
-    def sampled(self) -> list[Sequence]:
-        return [chunk.sequence for chunk in self.chunks if chunk.samples]
+    def sampled(self) -> list[Row]:
+        return [row for chunk in self.chunks for row in chunk.rows]
 
     @property
     def tokens(self) -> int:
@@ -59,13 +79,15 @@ class Batch:
 class Scheduler:
     """Owns every open sequence, from `add` until it finishes."""
 
-    def __init__(self, cache: BlockPool, max_batch: int, max_batch_tokens: int) -> None:
+    def __init__(self, cache: BlockPool, max_batch: int, max_batch_tokens: int, guessing: int = 0) -> None:
+        """`guessing`: a step of fewer rows is filled up to so many with guesses."""
         self.cache = cache
+        self.guessing = guessing
         self.max_batch = max_batch
         self.max_batch_tokens = max(max_batch_tokens, max_batch)
         self.waiting: OrderedDict[str, deque[Sequence]] = OrderedDict()  # by tenant; who came first stands first
         self.running: list[Sequence] = []
-        self.preemptions = 0
+        self.preemptions = self.guessed = self.guessed_right = 0
 
     @property
     def has_work(self) -> bool:
@@ -91,19 +113,37 @@ class Scheduler:
             budget -= self._prefill(batch, sequence, budget)
         while budget > 0 and (next_one := self._next_waiting()) is not None and self._admit(next_one):
             budget -= self._prefill(batch, next_one, budget)
+        self._guess(batch)
         batch.chunks.sort(key=lambda chunk: chunk.sequence.adapter or "")
         return batch
 
     def advance(self, batch: Batch, samples: Seq[Sample]) -> None:
         """Record what the step computed; `samples` in the order of `batch.sampled`."""
-        sampled = batch.sampled
+        rest = iter(samples)
         for chunk in batch.chunks:
-            chunk.sequence.computed += chunk.length
+            own = list(islice(rest, len(chunk.rows)))
+            chunk.sequence.computed += chunk.length - len(chunk.guesses)
             self._remember(chunk.sequence)
-        for sequence, sample in zip(sampled, samples, strict=True):
-            batch.news.append((sequence.handle, sequence.append(sample.token, sample.logprob)))
-            if sequence.finish is not None:
-                self._leave(sequence)
+            if own:
+                self._take(chunk, own, batch)
+
+    def _take(self, chunk: Chunk, samples: Seq[Sample], batch: Batch) -> None:
+        """The sampled tokens up to the first that was not guessed: what came of the rows behind it is of no use."""
+        sequence, events = chunk.sequence, list[StepEvent]()
+        for sample, guess in zip(samples, (*chunk.guesses, None), strict=True):
+            events.append(sequence.append(sample.token, sample.logprob))
+            if sequence.finish is not None or sample.token != guess:
+                break
+            sequence.computed += 1
+        right = len(events) - 1
+        if chunk.guesses:
+            sequence.lookup.learn(right)
+            self.guessed, self.guessed_right = self.guessed + len(chunk.guesses), self.guessed_right + right
+        batch.news.append((sequence.handle, joined(events)))
+        if sequence.finish is not None:
+            self._leave(sequence)
+        elif right:
+            self._remember(sequence)
 
     def clear(self) -> list[Sequence]:
         """Drop everything (the engine failed or closes); returns what was open."""
@@ -113,6 +153,19 @@ class Scheduler:
         self.running.clear()
         self.waiting.clear()
         return dropped
+
+    def _guess(self, batch: Batch) -> None:
+        """Fill a small step up; only places that a sequence has already are used."""
+        most = min(self.guessing, self.max_batch_tokens) - batch.tokens
+        decoding = [chunk for chunk in batch.chunks if chunk.samples and chunk.sequence.is_guessable]
+        for left, chunk in zip(range(len(decoding), 0, -1), decoding, strict=True):
+            if most < 1:
+                return
+            sequence = chunk.sequence
+            room = min(len(sequence.blocks) * self.cache.block_size, sequence.longest - 1) - len(sequence.tokens)
+            chunk.guesses = sequence.lookup.guess(sequence.tokens, min(-(-most // left), room))
+            chunk.length += len(chunk.guesses)
+            most -= len(chunk.guesses)
 
     def _drop_cancelled(self, batch: Batch) -> None:
         for sequence in [s for s in (*self.running, *self._all_waiting()) if s.handle.cancelled]:

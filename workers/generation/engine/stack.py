@@ -46,6 +46,11 @@ class FusedDecoder:
         self._shape = layers[0].attention.shape
         self._recordings: dict[bool, Recording] = {}
 
+    @property
+    def is_steady(self) -> bool:
+        """A row's angles are a matter of its position alone, as its other numbers are of the row."""
+        return self._rotation.table is not None
+
     def logits(self, ids: Tensor, positions: Tensor, wanted: Tensor, step: PackedStep) -> Tensor:
         """ids, positions and wanted: `[rows]`, int64, the last the rows of which logits are returned → `[wanted rows,
         vocabulary]`, in memory that the next step may write again.
