@@ -26,7 +26,7 @@ from benchmarks.roster import PEERS, turns
 from benchmarks.table import figures_table, markdown, ratio_table
 
 SHARED = ("mixed", "decode", "first")
-OWN = ("many", "cold", "prefix", "memory", "flips", "equal", "int8")
+OWN = ("many", "cold", "prefix", "lookup", "memory", "flips", "equal", "int8")
 
 
 @dataclass(frozen=True)

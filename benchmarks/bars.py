@@ -67,8 +67,10 @@ def rows(lines: Sequence[Line]) -> Iterator[Row]:
 
 
 def mixed_rows(have: Figures) -> Iterator[Row]:
-    alone = have.own("mixed", 0, 1)
+    alone, plain = have.own("mixed", 0, 1), have.own("mixed", 0, 1, engine=f"{OURS}, no guesses")
     yield row("mixed, base, 1 stream", alone, have.find("vLLM", "mixed", 0, 1), at_least(1.5))
+    unguessed = best(x for x in (have.find(f"vLLM {mode}", "mixed", 0, 1) for mode in ("compile", "eager")) if x)
+    yield row("mixed, base, 1 stream, without guesses", plain, unguessed, at_least(1.5))
     yield row("mixed, base, 1 stream", alone, have.find("llama.cpp", "mixed", 0, 1), at_least(0.95))
     for n, peer in ((16, 1.15), (64, 1.2)):
         ours = have.own("mixed", 0, n)
@@ -146,5 +148,5 @@ def told(line: Line | None) -> str:
     if line is None:
         return "not measured"
     digits = 0 if line.value >= 100 else 1
-    name = "" if line.engine == OURS else f" ({line.engine})"
+    name = "" if line.engine.startswith(OURS) else f" ({line.engine})"
     return f"{line.value:.{digits}f} {line.unit}{name}"

@@ -19,6 +19,9 @@ class OurEngine:
     label = "gptstore"
 
     def __init__(self, setup: Setup, options: EngineOptions | None = None) -> None:
+        """The setup's `option`: `plain` makes no guesses."""
+        if setup.option == "plain":
+            self.label, options = "gptstore, no guesses", EngineOptions(lookup=False)
         self.version = importlib.metadata.version("gptstore")
         renderer = Renderer.load(setup.base)
         self.engine = TorchEngine(

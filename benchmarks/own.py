@@ -67,6 +67,23 @@ def prefix(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterato
     ours.close()
 
 
+def lookup(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterator[Line]:
+    """Each prompt alone, greedy, with guesses and without by turns; how many of the guesses were right."""
+    ours = OurEngine(Setup(setup.base, (), setup.streams))
+    scheduler, ways = ours.engine.scheduler, {"alone, guessing": ours.engine.scheduler.guessing, "alone": 0}
+    found: dict[str, list[float]] = {way: [] for way in ways}
+    for prompt in [prompts.mixed[0], *prompts.mixed]:
+        for way, scheduler.guessing in ways.items():
+            begun = time.perf_counter()
+            found[way].append(ours.generate([prompt], NEW_TOKENS) / (time.perf_counter() - begun))
+    for way, rates_of_prompts in found.items():
+        yield line(ours.label, way, rates_of_prompts[1:], version=ours.version)
+    stats = ours.engine.stats()
+    yield Line(ours.label, "guesses", stats.guessed / len(found["alone"]), unit="per answer", version=ours.version)
+    yield Line(ours.label, "guesses right", stats.guessed_right / max(stats.guessed, 1), unit="ratio")
+    ours.close()
+
+
 def memory(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterator[Line]:
     """Megabytes of the process: what 16 adapters add, beside their own bytes; and what many requests add."""
     ours = OurEngine(Setup(setup.base, (), setup.streams))
@@ -100,6 +117,7 @@ WORKS: dict[str, Callable[[Setup, Prompts, argparse.Namespace], Iterator[Line]]]
     "many": many,
     "cold": cold,
     "prefix": prefix,
+    "lookup": lookup,
     "memory": memory,
     "flips": same.flips,
     "equal": same.equal,

@@ -36,6 +36,8 @@ def turns(peers: list[str], counts: list[int]) -> Iterator[Turn]:
     makers = {"transformers": transformers, "vllm": vllm, "openvino": openvino, "llama.cpp": llama}
     for count in counts:
         yield Turn("gptstore", "benchmarks.ours:OurEngine", count)
+        if not count:
+            yield Turn("gptstore, no guesses", "benchmarks.ours:OurEngine", count, option="plain")
     for name in peers:
         for count in counts:
             yield from makers[name](count)
@@ -58,7 +60,8 @@ def vllm(adapters: int) -> Iterator[Turn]:
         "VLLM_NO_USAGE_STATS": "1",
         "LD_PRELOAD": " ".join(preloads(python)),
     }
-    for mode in ("compile", "eager"):
+    modes = ("compile", "eager") if adapters else ("compile", "eager", "guessing")
+    for mode in modes:
         yield Turn(
             f"vLLM {mode}", "benchmarks.peers.vllm_cpu:VllmCpu", adapters, str(python), mode, environment, missing
         )

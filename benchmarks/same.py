@@ -56,6 +56,9 @@ def equal(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterator
             got = answers(engine, jobs, EQUAL_TOKENS, temperature=0.0)
             wrong = sum(mine != right for mine, right in zip(got, expected, strict=True))
             yield Line("gptstore", f"unequal answers, {kind}", wrong, unit="of 200", streams=EQUAL_PROMPTS)
+        got = [answers(engine, [job], EQUAL_TOKENS, temperature=0.0)[0] for job in jobs]
+        wrong = sum(mine != right for mine, right in zip(got, expected, strict=True))
+        yield Line("gptstore", f"unequal answers, {work}, one by one", wrong, unit="of 200")
         engine.close()
 
 

@@ -1,4 +1,6 @@
-"""vLLM on CPU in its own process; `option`: `compile` or `eager` (with adapters eager is the faster one)."""
+"""vLLM on CPU in its own process; `option`: `compile`, `eager` (with adapters the faster one) or `guessing`: compiled,
+with tokens looked up in the prompt as ours has them.
+"""
 
 from collections.abc import Sequence
 
@@ -19,7 +21,10 @@ class VllmCpu:
         self.adapters = [
             LoRARequest(folder.name, number + 1, str(folder)) for number, folder in enumerate(setup.adapters)
         ]
-        lora = {"enable_lora": True, "max_loras": count, "max_lora_rank": 8} if count else {}
+        more: dict[str, object] = {"enable_lora": True, "max_loras": count, "max_lora_rank": 8} if count else {}
+        if setup.option == "guessing":
+            lookup = {"prompt_lookup_min": 3, "prompt_lookup_max": 3}
+            more["speculative_config"] = {"method": "ngram", "num_speculative_tokens": 5} | lookup
         self.engine = LLM(
             model=str(setup.base),
             dtype="bfloat16",
@@ -28,11 +33,11 @@ class VllmCpu:
             enforce_eager=setup.option == "eager",
             enable_prefix_caching=False,
             kv_cache_memory_bytes=CACHE_BYTES,
-            **lora,
+            **more,
         )
 
     def generate(self, prompts: Sequence[list[int]], new: int) -> int:
-        params = SamplingParams(temperature=0, max_tokens=new, min_tokens=new, ignore_eos=True, detokenize=False)
+        params = SamplingParams(temperature=0, max_tokens=new, ignore_eos=True, detokenize=False)
         chosen = [self.adapters[i % len(self.adapters)] for i in range(len(prompts))] if self.adapters else None
         asked = [{"prompt_token_ids": prompt} for prompt in prompts]
         outputs = self.engine.generate(asked, params, use_tqdm=False, lora_request=chosen)

@@ -113,9 +113,11 @@ def test_25_kills_change_nothing(client: TestClient, base: Base, services: Servi
     kinds = ["write"] * KILLS_IN_WRITE + ["worker"] * (KILLS // 2) + ["training"] * (KILLS // 2)
     chance.shuffle(kinds)
     job = new_job(client, member(), base.id, chat_rows(ROWS), **TERMS)
+    hit = set[int]()  # attempts; what a killed worker leaves running may be killed in its turn
     with living(tmp_path / "disturbed") as worker:
         for kind in kinds:
             wait_for_step(job, last_step(job) + chance.randint(1, 20))
+            hit.add(row_of(job).fencing_token)
             if kind == "worker":
                 worker.kill()
             elif kind == "training":
@@ -125,7 +127,7 @@ def test_25_kills_change_nothing(client: TestClient, base: Base, services: Servi
         assert row_of(job).status in OPEN, "the job ended before the last kill"
         wait_for_step(job, expected["curve"][-1][0])
         wait_for(job, lambda event: event.message == "The job has successfully completed")
-    assert row_of(job).fencing_token > len(kinds)
+    assert row_of(job).fencing_token > len(hit) >= KILLS
     assert remains(job) == expected
     with transaction() as tx:
         steps = [[each.step for each in list_checkpoints(tx, each_job, None, 100)] for each_job in (undisturbed, job)]

@@ -8,7 +8,7 @@ import torch
 from tests.generation.tiny import Answer, ask, prompts, save_family, start_engine
 from workers.generation.engine import cpu
 from workers.generation.engine.engine import TorchEngine
-from workers.generation.engine.lookup import MOST, Lookup
+from workers.generation.engine.lookup import Lookup
 from workers.generation.engine.model_runner import choose_dtype
 
 needs_kernels = pytest.mark.skipif(not cpu.AVAILABLE, reason="torch's own operations serve without numba")
@@ -71,8 +71,7 @@ def test_nothing_is_guessed_where_a_row_depends_on_its_company(llama: Path) -> N
 
 def test_what_followed_the_latest_tokens_before_is_guessed() -> None:
     lookup = Lookup()
-    for _ in range(MOST):
-        lookup.learn(MOST)
+    lookup.learn(4)
     assert lookup.guess([1, 2], 9) == ()
     assert lookup.guess([1, 2, 3, 4, 5, 6, 7, 8], 9) == ()
     assert lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3], 9) == (4, 5, 6, 7, 8)
@@ -82,7 +81,7 @@ def test_what_followed_the_latest_tokens_before_is_guessed() -> None:
 
 def test_a_short_period_goes_on() -> None:
     lookup = Lookup()
-    lookup.learn(MOST)
+    lookup.learn(4)
     assert lookup.guess([7, 8, 7, 8, 7, 8], 9) == (7, 8, 7, 8, 7)
 
 

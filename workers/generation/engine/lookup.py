@@ -8,8 +8,8 @@ which token comes after it, and those behind a wrong guess are thrown away.
 
 from collections.abc import Sequence as Seq
 
-NGRAM = 3  # latest tokens that must have stood there before
-MOST = 5  # guesses of one sequence in a step
+NGRAM = 2  # latest tokens that must have stood there before
+FIRST = 2  # guesses of a sequence that nothing is known of
 
 
 class Lookup:
@@ -18,7 +18,7 @@ class Lookup:
     def __init__(self) -> None:
         self._after: dict[tuple[int, ...], int] = {}  # tokens → where those after their last occurrence begin
         self._known = NGRAM
-        self._trust = MOST // 2
+        self._trust = FIRST
 
     def guess(self, tokens: Seq[int], most: int) -> tuple[int, ...]:
         """Up to `most` tokens that may come after all of `tokens`, which only ever grow."""
@@ -30,7 +30,7 @@ class Lookup:
             return ()
         # What repeats itself with a short period goes on doing so.
         period = len(tokens) - begin
-        return tuple(tokens[begin + at % period] for at in range(min(most, self._trust, MOST)))
+        return tuple(tokens[begin + at % period] for at in range(min(most, self._trust)))
 
     def learn(self, right: int) -> None:
         """How many of the last guesses were."""
