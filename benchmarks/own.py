@@ -16,6 +16,7 @@ from benchmarks.protocol import FIRST_TOKEN_ROUNDS, NEW_TOKENS, Line, Prompts, S
 
 REGISTERED, ACTIVE = 1000, 16
 MANY_ROUNDS = 4
+ALONE = 32  # prompts
 MEGABYTE = 1024 * 1024
 
 
@@ -68,19 +69,26 @@ def prefix(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterato
 
 
 def lookup(setup: Setup, prompts: Prompts, given: argparse.Namespace) -> Iterator[Line]:
-    """Each prompt alone, greedy, with guesses and without by turns; how many of the guesses were right."""
+    """Prompts alone, greedy, with guesses and without by turns: all tokens by all time; guesses per token, and how many
+    of them were right.
+    """
     ours = OurEngine(Setup(setup.base, (), setup.streams))
-    scheduler, ways = ours.engine.scheduler, {"alone, guessing": ours.engine.scheduler.guessing, "alone": 0}
-    found: dict[str, list[float]] = {way: [] for way in ways}
-    for prompt in [prompts.mixed[0], *prompts.mixed]:
-        for way, scheduler.guessing in ways.items():
-            begun = time.perf_counter()
-            found[way].append(ours.generate([prompt], NEW_TOKENS) / (time.perf_counter() - begun))
-    for way, rates_of_prompts in found.items():
-        yield line(ours.label, way, rates_of_prompts[1:], version=ours.version)
-    stats = ours.engine.stats()
-    yield Line(ours.label, "guesses", stats.guessed / len(found["alone"]), unit="per answer", version=ours.version)
-    yield Line(ours.label, "guesses right", stats.guessed_right / max(stats.guessed, 1), unit="ratio")
+    scheduler, ways = ours.engine.scheduler, {"guessing": ours.engine.scheduler.guessing, "not guessing": 0}
+    ours.generate(prompts.mixed[:1], NEW_TOKENS)
+    for new in (NEW_TOKENS, 4 * NEW_TOKENS):
+        seconds, before = dict.fromkeys(ways, 0.0), ours.engine.stats()
+        for number, prompt in enumerate(prompts.mixed[:ALONE]):
+            for way in sorted(ways, reverse=number % 2 == 0):
+                scheduler.guessing = ways[way]
+                begun = time.perf_counter()
+                ours.generate([prompt], new)
+                seconds[way] += time.perf_counter() - begun
+        for way, its in seconds.items():
+            yield Line(ours.label, f"alone, {new} tokens, {way}", ALONE * new / its, version=ours.version)
+        now = ours.engine.stats()
+        guessed, right = now.guessed - before.guessed, now.guessed_right - before.guessed_right
+        yield Line(ours.label, f"guesses, {new} tokens", guessed / (ALONE * new), unit="per token")
+        yield Line(ours.label, f"right guesses, {new} tokens", right / max(guessed, 1), unit="of 1")
     ours.close()
 
 

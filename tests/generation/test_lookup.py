@@ -71,7 +71,7 @@ def test_nothing_is_guessed_where_a_row_depends_on_its_company(llama: Path) -> N
 
 def test_what_followed_the_latest_tokens_before_is_guessed() -> None:
     lookup = Lookup()
-    lookup.learn(4)
+    lookup.learn(4, 4)
     assert lookup.guess([1, 2], 9) == ()
     assert lookup.guess([1, 2, 3, 4, 5, 6, 7, 8], 9) == ()
     assert lookup.guess([1, 2, 3, 4, 5, 6, 7, 8, 1, 2, 3], 9) == (4, 5, 6, 7, 8)
@@ -81,13 +81,46 @@ def test_what_followed_the_latest_tokens_before_is_guessed() -> None:
 
 def test_a_short_period_goes_on() -> None:
     lookup = Lookup()
-    lookup.learn(4)
+    lookup.learn(4, 4)
     assert lookup.guess([7, 8, 7, 8, 7, 8], 9) == (7, 8, 7, 8, 7)
 
 
-def test_who_was_wrong_tries_one_token_only() -> None:
-    lookup, tokens = Lookup(), [1, 2, 3, 4, 5, 6, 1, 2, 3]
-    lookup.learn(0)
-    assert lookup.guess(tokens, 9) == (4,)
-    lookup.learn(1)
-    assert lookup.guess(tokens, 9) == (4, 5)
+def test_guesses_are_fewer_after_a_wrong_one_and_no_fewer_for_want_of_room() -> None:
+    lookup, tokens = Lookup(), [1, 2, 3, 4, 5, 6, 1, 2]
+    lookup.learn(tried=4, right=0)
+    assert lookup.guess(tokens, 9) == (3,)
+    lookup.learn(tried=1, right=1)
+    assert lookup.guess(tokens, 9) == (3, 4)
+    lookup.learn(tried=2, right=2)
+    lookup.learn(tried=1, right=1)
+    assert lookup.guess(tokens, 9) == (3, 4, 5)
+
+
+@needs_kernels
+def test_what_was_guessed_right_is_found_in_the_cache_and_is_what_was_computed(tmp_path: Path) -> None:
+    root = save_family("qwen3", tmp_path)
+    plain, guessing = start_engine(root, lookup=False), start_engine(root)
+    reply = ask(guessing, REPEATED[0], max_tokens=80).wait().ids()
+    assert guessing.stats().guessed_right > 0
+    ask(plain, REPEATED[0], max_tokens=80).wait()
+    further: list[object] = []
+    for engine in (plain, guessing):
+        answer = ask(engine, REPEATED[0] + reply, max_tokens=30, logprobs=3)
+        further.append((told(answer), answer.handle.cached_tokens))
+        engine.close()
+    assert further[0] == further[1]
+    assert answer.handle.cached_tokens > len(REPEATED[0]) + 32
+
+
+@needs_kernels
+def test_an_end_of_sequence_among_right_guesses_ends_the_answer(tmp_path: Path) -> None:
+    root = save_family("qwen3", tmp_path)
+    plain = start_engine(root, lookup=False)
+    reply = ask(plain, REPEATED[0], max_tokens=60).wait().ids()
+    plain.close()
+    for end in set(reply[20:]):
+        engine = start_engine(root, eos_ids=frozenset({end}))
+        answer = ask(engine, REPEATED[0], max_tokens=60).wait()
+        engine.close()
+        assert answer.ids() == reply[: reply.index(end) + 1]
+        assert answer.finish() == "stop"

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from app.inference.wire_events import SamplingParams
 from tests.generation.tiny import Spelled
+from workers.generation.engine.batch import Batch, Sample
 from workers.generation.engine.kv_cache import BlockPool
 from workers.generation.engine.request import EngineRequest, Handle, Sequence
-from workers.generation.engine.scheduler import Batch, Sample, Scheduler
+from workers.generation.engine.scheduler import Scheduler
 
 BLOCK = 4
 
@@ -58,8 +59,7 @@ def test_everything_ends_within_the_budget_and_no_block_is_lost(
         batch = scheduler.schedule()
         check_batch(scheduler, [chunk.sequence for chunk in batch.chunks], batch.tokens)
         check_guesses(batch, guessing)
-        # Now and then another token: guesses are right, wrong, and right in part.
-        scheduler.advance(batch, [Sample(1 + (row.position % 7 == 0)) for row in batch.sampled])
+        scheduler.advance(batch, samples_of(batch))
         ended += sum(event.finish is not None for _, event in batch.news)
         if ended == len(work):
             break
@@ -69,6 +69,22 @@ def test_everything_ends_within_the_budget_and_no_block_is_lost(
     for number, sequence in enumerate(sequences):
         if number not in cancelled:
             assert len(sequence.produced) == work[number][1]
+        for at in range(sequence.prompt_length, len(sequence.tokens)):
+            assert sequence.tokens[at] == following(sequence.tokens[at - 1], at)
+
+
+def following(token: int, position: int) -> int:
+    """A model of few words: it repeats itself, but not for ever; guesses are right, wrong, and right in part."""
+    return (token + (position % 9 == 0)) % 3 + 1 if position % 2 else 1
+
+
+def samples_of(batch: Batch) -> list[Sample]:
+    """What such a model says to each row, given what stands before it in its chunk."""
+    samples = []
+    for chunk in batch.chunks:
+        before = chunk.ids[len(chunk.ids) - len(chunk.rows) :]
+        samples += [Sample(following(id_, row.position)) for id_, row in zip(before, chunk.rows, strict=True)]
+    return samples
 
 
 def check_batch(scheduler: Scheduler, members: list[Sequence], tokens: int) -> None:

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -120,13 +121,15 @@ def reference(root: Path, adapter: str | None, ids: list[int], new: int) -> list
     return [int(token) for token in answer[0, len(ids) :]]
 
 
-def start_engine(root: Path, **changes: int | str | bool) -> TorchEngine:
-    options = {"dtype": "fp32", "kv_cache_tokens": 2048, "max_batch_tokens": 64} | changes
+def start_engine(root: Path, **changes: Any) -> TorchEngine:
+    """`changes` of the options; and `eos_ids`, none unless told."""
+    eos_ids = changes.pop("eos_ids", frozenset())
+    options: dict[str, Any] = {"dtype": "fp32", "kv_cache_tokens": 2048, "max_batch_tokens": 64} | changes
     engine = TorchEngine(
         root / "base",
         detokenizer=Spelled,
-        eos_ids=frozenset(),
-        options=EngineOptions(**options),  # type: ignore[arg-type]
+        eos_ids=eos_ids,
+        options=EngineOptions(**options),
     )
     for number in range(4):
         engine.load_adapter(f"a{number}", root / f"a{number}")

@@ -66,16 +66,19 @@ class Pulse:
         self._logged = now
         if (steps := now.steps - before.steps) == 0:
             return
+        produced, right = now.produced_tokens - before.produced_tokens, now.guessed_right - before.guessed_right
         log.info(
             "engine",
-            tokens_per_second=round((now.produced_tokens - before.produced_tokens) / LOG_PERIOD, 1),
-            batch_size=round((now.produced_tokens - before.produced_tokens) / steps, 1),
+            tokens_per_second=round(produced / LOG_PERIOD, 1),
+            batch_size=round((produced - right) / steps, 1),
             busy=round((now.busy_seconds - before.busy_seconds) / LOG_PERIOD, 2),
             running=now.running,
             waiting=now.waiting,
             cache_use=round(now.blocks_used / now.blocks_total, 2),
             adapters=now.adapters,
             preemptions=now.preemptions - before.preemptions,
+            guessed=now.guessed - before.guessed,
+            guessed_right=right,
         )
 
     def hear_cancellations(self) -> None:

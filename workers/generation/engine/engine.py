@@ -12,6 +12,7 @@ import structlog
 import torch
 
 from workers.generation.engine.adapter_bank import AdapterBank
+from workers.generation.engine.batch import Batch
 from workers.generation.engine.grammar import Grammar, Grammars, InvalidGrammar
 from workers.generation.engine.kv_cache import BLOCK_SIZE, BlockPool
 from workers.generation.engine.model_runner import ModelRunner
@@ -20,7 +21,7 @@ from workers.generation.engine.protocol import EngineClosed, EngineStats, OnEven
 from workers.generation.engine.reply_text import Detokenizer
 from workers.generation.engine.request import EngineRequest, Handle, Sequence, StepEvent
 from workers.generation.engine.sampler import Sampler
-from workers.generation.engine.scheduler import Batch, Scheduler
+from workers.generation.engine.scheduler import Scheduler
 
 log = structlog.get_logger(__name__)
 

@@ -13,10 +13,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from workers.generation.engine import attention, cpu
 from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import Adapter, AdapterFormat, Run, StepAdapters
+from workers.generation.engine.batch import Batch, Chunk
 from workers.generation.engine.kv_cache import BLOCK_SIZE
 from workers.generation.engine.kv_pages import KvPages, PageForm, Spans, new_pages
 from workers.generation.engine.linear import Form
-from workers.generation.engine.scheduler import Batch, Chunk
 from workers.generation.engine.surgery import Surgeon
 
 if TYPE_CHECKING:

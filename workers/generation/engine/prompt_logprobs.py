@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
+from workers.generation.engine.batch import Batch, Chunk
 from workers.generation.engine.request import Sequence, StepEvent, TokenLogprob
-from workers.generation.engine.scheduler import Batch, Chunk
 
 ROWS = 128  # distributions in memory at once
 

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.generation.engine.batch import Batch, Row, Sample
 from workers.generation.engine.grammar import WORD
 from workers.generation.engine.request import Sequence, TokenLogprob
-from workers.generation.engine.scheduler import Batch, Row, Sample
 
 CANDIDATES = 1024
 COLDEST = 1e-5

@@ -1,79 +1,18 @@
 """Who computes what in the next step: continuous batching with chunked prefill (Orca, Sarathi). Pure Python.
 
-Each step first gives every decoding sequence its one token, then fills the token budget with prefill, oldest first.
-Of those that wait, the tenant with the fewest running sequences comes next. A full cache preempts the youngest
-sequence, which later recomputes what the cache has forgotten of its tokens.
+Each step first gives every decoding sequence its next token, then fills the token budget with prefill, oldest first; a
+small step is filled up with guesses (`lookup.py`). Of those that wait, the tenant with the fewest running sequences
+comes next. A full cache preempts the youngest sequence, which later recomputes what the cache has forgotten of its
+tokens.
 """
 
 from collections import Counter, OrderedDict, deque
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import NamedTuple
 
+from workers.generation.engine.batch import Batch, Chunk, Sample
 from workers.generation.engine.kv_cache import BlockPool, chain
-from workers.generation.engine.request import Handle, Sequence, StepEvent, TokenLogprob, joined
-
-
-@dataclass(frozen=True)
-class Sample:
-    """The sampler's choice for one sequence."""
-
-    token: int
-    logprob: TokenLogprob | None = None
-
-
-class Row(NamedTuple):
-    """A row of logits foretells the token of `sequence` at `position`, if all before it are as they were guessed."""
-
-    sequence: Sequence
-    position: int
-
-
-@dataclass(eq=False)
-class Chunk:
-    """`length` tokens of a sequence from position `start`, computed in one step; the last of them may be `guesses`."""
-
-    sequence: Sequence
-    start: int
-    length: int
-    guesses: tuple[int, ...] = ()
-
-    @property
-    def ids(self) -> list[int]:
-        return [*self.sequence.tokens[self.start : self.start + self.length], *self.guesses]
-
-    @property
-    def samples(self) -> bool:
-        """Only the chunk that reaches the last token needs logits."""
-        return self.start + self.length - len(self.guesses) == len(self.sequence.tokens)
-
-    @property
-    def rows(self) -> list[Row]:
-        """Whose logits are sampled from: the last token's and the guesses'."""
-        known = len(self.sequence.tokens)
-        return [Row(self.sequence, known + at) for at in range(1 + len(self.guesses))] if self.samples else []
-
-    @property
-    def scores(self) -> bool:
-        """All its rows need logits: the prompt's log-probabilities are wanted."""
-        return self.sequence.scores_prompt
-
-
-@dataclass
-class Batch:
-    """One step's work, tokens of one adapter contiguous; and what the step has to tell."""
-
-    chunks: list[Chunk] = field(default_factory=list)
-    news: list[tuple[Handle, StepEvent]] = field(default_factory=list)
-
-    @property
-    def sampled(self) -> list[Row]:
-        return [row for chunk in self.chunks for row in chunk.rows]
-
-    @property
-    def tokens(self) -> int:
-        return sum(chunk.length for chunk in self.chunks)
+from workers.generation.engine.request import Sequence, StepEvent, joined
 
 
 class Scheduler:
@@ -119,6 +58,8 @@ class Scheduler:
 
     def advance(self, batch: Batch, samples: Seq[Sample]) -> None:
         """Record what the step computed; `samples` in the order of `batch.sampled`."""
+        if len(samples) != len(batch.sampled):
+            raise ValueError("not one sample per row")
         rest = iter(samples)
         for chunk in batch.chunks:
             own = list(islice(rest, len(chunk.rows)))
@@ -129,21 +70,20 @@ class Scheduler:
 
     def _take(self, chunk: Chunk, samples: Seq[Sample], batch: Batch) -> None:
         """The sampled tokens up to the first that was not guessed: what came of the rows behind it is of no use."""
-        sequence, events = chunk.sequence, list[StepEvent]()
+        sequence, events, tried = chunk.sequence, list[StepEvent](), len(chunk.guesses)
         for sample, guess in zip(samples, (*chunk.guesses, None), strict=True):
             events.append(sequence.append(sample.token, sample.logprob))
             if sequence.finish is not None or sample.token != guess:
                 break
             sequence.computed += 1
         right = len(events) - 1
-        if chunk.guesses:
-            sequence.lookup.learn(right)
-            self.guessed, self.guessed_right = self.guessed + len(chunk.guesses), self.guessed_right + right
+        if tried:
+            sequence.lookup.learn(tried, right)
+            self._remember(sequence)
+            self.guessed, self.guessed_right = self.guessed + tried, self.guessed_right + right
         batch.news.append((sequence.handle, joined(events)))
         if sequence.finish is not None:
             self._leave(sequence)
-        elif right:
-            self._remember(sequence)
 
     def clear(self) -> list[Sequence]:
         """Drop everything (the engine failed or closes); returns what was open."""
@@ -155,12 +95,13 @@ class Scheduler:
         return dropped
 
     def _guess(self, batch: Batch) -> None:
-        """Fill a small step up; only places that a sequence has already are used."""
+        """Fill a small step up, most trusted first; only places that a sequence has already are used."""
         most = min(self.guessing, self.max_batch_tokens) - batch.tokens
+        if most < 1:
+            return
         decoding = [chunk for chunk in batch.chunks if chunk.samples and chunk.sequence.is_guessable]
+        decoding.sort(key=lambda chunk: -chunk.sequence.lookup.trust)
         for left, chunk in zip(range(len(decoding), 0, -1), decoding, strict=True):
-            if most < 1:
-                return
             sequence = chunk.sequence
             room = min(len(sequence.blocks) * self.cache.block_size, sequence.longest - 1) - len(sequence.tokens)
             chunk.guesses = sequence.lookup.guess(sequence.tokens, min(-(-most // left), room))

@@ -14,10 +14,10 @@ from transformers import PreTrainedModel
 from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import AdapterLinear, StepAdapters
 from workers.generation.engine.attention import PackedStep
+from workers.generation.engine.batch import Batch
 from workers.generation.engine.cuda.pages import DecodeTables, FlexPages
 from workers.generation.engine.cuda.slots import AdapterSlots
 from workers.generation.engine.kv_pages import PageForm, Spans
-from workers.generation.engine.scheduler import Batch
 from workers.generation.engine.torch_pages import decoding
 
 WARMING = 3  # passes before one is recorded: libraries choose their kernels and ask for their memory
