@@ -43,10 +43,14 @@ class Chunk:
         return self.start + self.length - len(self.guesses) == len(self.sequence.tokens)
 
     @property
+    def row_count(self) -> int:
+        """How many logits are sampled from: the last token's and the guesses'."""
+        return 1 + len(self.guesses) if self.samples else 0
+
+    @property
     def rows(self) -> list[Row]:
-        """Whose logits are sampled from: the last token's and the guesses'."""
         known = len(self.sequence.tokens)
-        return [Row(self.sequence, known + at) for at in range(1 + len(self.guesses))] if self.samples else []
+        return [Row(self.sequence, known + at) for at in range(self.row_count)]
 
     @property
     def scores(self) -> bool:

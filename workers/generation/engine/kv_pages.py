@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workers.generation.engine.kv_cache import BLOCK_SIZE
+
 
 @dataclass(frozen=True)
 class Shape:
@@ -61,6 +63,12 @@ class KvPages(Protocol):
     def attend(self, qkv: Tensor, plan: Any, shape: Shape) -> Tensor:
         """Causal attention of rows whose keys and values are stored → `[rows, heads, head_dim]`."""
         ...
+
+
+def places_of(tables: np.ndarray, owners: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Where rows' positions lie in the cache, `[rows]`: block · BLOCK_SIZE + offset. `owners`: each row's table."""
+    places: np.ndarray = tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
+    return places
 
 
 def new_pages(form: PageForm, kernels: bool) -> KvPages:

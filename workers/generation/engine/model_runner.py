@@ -15,7 +15,7 @@ from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import Adapter, AdapterFormat, Run, StepAdapters
 from workers.generation.engine.batch import Batch, Chunk
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import KvPages, PageForm, Spans, new_pages
+from workers.generation.engine.kv_pages import KvPages, PageForm, Spans, new_pages, places_of
 from workers.generation.engine.linear import Form
 from workers.generation.engine.surgery import Surgeon
 
@@ -125,7 +125,7 @@ class ModelRunner:
         wanted: list[int] = []
         for chunk in batch.chunks:
             ids += chunk.ids
-            wanted += range(len(ids) - (chunk.length if chunk.scores else len(chunk.rows)), len(ids))
+            wanted += range(len(ids) - (chunk.length if chunk.scores else chunk.row_count), len(ids))
         positions, places, spans = self._pack(batch.chunks, len(ids))
         if self._graphs is not None and (replayed := self._graphs.logits(batch, places, spans, self.bank)) is not None:
             return replayed
@@ -162,5 +162,4 @@ class ModelRunner:
         for table, chunk in zip(tables, chunks, strict=True):
             blocks = chunk.sequence.blocks[: len(table)]
             table[: len(blocks)] = blocks
-        places = tables[owners, positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-        return positions, places, Spans(begins, counts, starts, tables)
+        return positions, places_of(tables, owners, positions), Spans(begins, counts, starts, tables)

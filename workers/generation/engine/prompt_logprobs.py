@@ -18,7 +18,7 @@ def score_prompts(logits: Tensor, batch: Batch) -> Tensor:
         return logits
     kept, row = list[int](), 0
     for chunk in batch.chunks:
-        sampled = len(chunk.rows)
+        sampled = chunk.row_count
         rows = chunk.length if chunk.scores else sampled
         if chunk.scores:
             score(logits[row : row + rows], chunk, batch)

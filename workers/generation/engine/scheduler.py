@@ -58,11 +58,11 @@ class Scheduler:
 
     def advance(self, batch: Batch, samples: Seq[Sample]) -> None:
         """Record what the step computed; `samples` in the order of `batch.sampled`."""
-        if len(samples) != len(batch.sampled):
+        if len(samples) != sum(chunk.row_count for chunk in batch.chunks):
             raise ValueError("not one sample per row")
         rest = iter(samples)
         for chunk in batch.chunks:
-            own = list(islice(rest, len(chunk.rows)))
+            own = list(islice(rest, chunk.row_count))
             chunk.sequence.computed += chunk.length - len(chunk.guesses)
             self._remember(chunk.sequence)
             if own:

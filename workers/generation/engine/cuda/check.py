@@ -18,7 +18,7 @@ from workers.generation.engine.attention import PackedStep
 from workers.generation.engine.cuda import slots
 from workers.generation.engine.cuda.graphs import DecodeGraphs, forward
 from workers.generation.engine.kv_cache import BLOCK_SIZE
-from workers.generation.engine.kv_pages import KvPages, PageForm, Spans
+from workers.generation.engine.kv_pages import KvPages, PageForm, Spans, places_of
 from workers.generation.engine.torch_pages import TorchPages
 
 log = structlog.get_logger(__name__)
@@ -89,7 +89,7 @@ class Check:
         expected = self._plainly(last, lengths, tables, plain, adapters)
         spans = Spans(np.arange(n), np.ones(n, dtype=np.int64), lengths, own)
         self._graphs.slots.take([ADAPTER if adapters and at % 2 == 0 else None for at in range(n)], self._bank)
-        got = self._graphs.replay(np.concatenate(last), places(own, lengths), spans, adapters)
+        got = self._graphs.replay(np.concatenate(last), places_of(own, np.arange(n), lengths), spans, adapters)
         difference = float((got - expected).abs().max() / expected.abs().max())
         self._graphs.slots.forget()
         return difference
@@ -99,9 +99,9 @@ class Check:
     ) -> Tensor:
         """Each sequence's next tokens → logits, `[all rows, vocabulary]`."""
         counts = np.array([len(piece) for piece in pieces])
-        begins = np.cumsum(counts) - counts
+        begins, owners = np.cumsum(counts) - counts, np.repeat(np.arange(len(counts)), counts)
         positions = np.concatenate([start + np.arange(count) for start, count in zip(starts, counts, strict=True)])
-        rows = np.concatenate(pieces), positions, places(np.repeat(tables, counts, axis=0), positions)
+        rows = np.concatenate(pieces), positions, places_of(tables, owners, positions)
         ids, where, at = (torch.from_numpy(each).to(self._form.device) for each in rows)
         runs = [Run(row, row + 1, self._adapter) for row in range(0, len(pieces), 2)] if adapters else []
         self._adapters.set(runs, len(ids), panels=False)
@@ -117,9 +117,3 @@ def new_adapter(linears: Sequence[AdapterLinear], form: PageForm) -> Adapter:
         down, up = (torch.randn(slots.RANK, width, device=form.device) / width**0.5 for width in (inner, outer))
         factors[linear.parts[0].name] = down.to(form.dtype), up.to(form.dtype)
     return Adapter(factors, None, slots.RANK)
-
-
-def places(tables: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Of each row's position, by its table: block · BLOCK_SIZE + offset."""
-    found: np.ndarray = tables[np.arange(len(positions)), positions // BLOCK_SIZE] * BLOCK_SIZE + positions % BLOCK_SIZE
-    return found

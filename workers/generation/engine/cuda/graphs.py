@@ -15,7 +15,7 @@ from workers.generation.engine.adapter_bank import AdapterBank
 from workers.generation.engine.adapters import AdapterLinear, StepAdapters
 from workers.generation.engine.attention import PackedStep
 from workers.generation.engine.batch import Batch
-from workers.generation.engine.cuda.pages import DecodeTables, FlexPages
+from workers.generation.engine.cuda.pages import DecodeTables, FlexPages, filled
 from workers.generation.engine.cuda.slots import AdapterSlots
 from workers.generation.engine.kv_pages import PageForm, Spans
 from workers.generation.engine.torch_pages import decoding
@@ -69,9 +69,7 @@ class DecodeGraphs:
         n, size = len(ids), self._tables.size(len(ids))
         self._tables.set(spans.starts, spans.tables)
         for buffer, values, rest in ((self._ids, ids, 0), (self._places, places, self._tables.spare_place)):
-            filled = np.full(size, rest, dtype=np.int64)
-            filled[:n] = values
-            buffer[:size].copy_(torch.from_numpy(filled))
+            buffer[:size].copy_(torch.from_numpy(filled(values, size, rest)))
         return self.steps[size, adapters]()[:n]
 
     def _record(self, size: int, with_adapters: bool) -> Callable[[], Tensor]:

@@ -62,8 +62,8 @@ class DecodeTables:
         padded = np.full((size, width), self._nobodys, dtype=np.int32)
         padded[:n][own] = tables[own]
         self._blocks[:size, 0, 0, :width].copy_(torch.from_numpy(padded))
-        self._counts[:size, 0, 0].copy_(torch.from_numpy(_filled(counts, size, 1)))
-        self.positions[:size].copy_(torch.from_numpy(_filled(positions, size, 0)))
+        self._counts[:size, 0, 0].copy_(torch.from_numpy(filled(counts, size, 1)))
+        self.positions[:size].copy_(torch.from_numpy(filled(positions, size, 0)))
 
     def mask(self, size: int, shape: Shape) -> BlockMask:
         key = size, shape.heads // shape.kv_heads, shape.window
@@ -128,7 +128,6 @@ class FlexPages(TorchPages):
         return attended.reshape(query.shape)
 
 
-def _filled(values: np.ndarray, size: int, rest: int) -> np.ndarray:
-    filled = np.full(size, rest, dtype=np.int64)
-    filled[: len(values)] = values
-    return filled
+def filled(values: np.ndarray, size: int, rest: int) -> np.ndarray:
+    """Up to `size` with `rest`; int64."""
+    return np.concatenate([values, np.full(size - len(values), rest)]).astype(np.int64, copy=False)
