@@ -3,8 +3,12 @@
 import subprocess
 import sys
 
+from sqlalchemy import NullPool, create_engine, text
+
+from app.database import engine, transaction
 from app.errors import AppError, InsufficientQuota, ListingUnavailable
 from app.ids import new_id
+from tests.conftest import Services
 
 
 def test_ids_of_later_milliseconds_sort_after_earlier_ones() -> None:
@@ -30,3 +34,13 @@ def test_neither_the_api_nor_the_training_worker_loads_what_only_their_children_
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_connection_that_postgres_ended_is_replaced_before_it_is_used(services: Services) -> None:
+    backend = text("SELECT pg_backend_pid()")
+    with transaction() as tx:
+        ended = tx.scalar(backend)
+    with create_engine(engine().url, poolclass=NullPool).connect() as other:
+        assert other.scalar(text("SELECT pg_terminate_backend(:pid, 10000)"), {"pid": ended})
+    with transaction() as tx:
+        assert tx.scalar(backend) != ended

@@ -28,12 +28,11 @@ class Caller:
 
 
 def caller_by_key(tx: Session, secret: str) -> Caller:
-    found = find_key(tx, secret)
-    if found is None:
+    key = find_key(tx, secret)
+    if key is None:
         raise Unauthorized("Incorrect API key provided.")
-    key, account = found
     has_budget = key.budget_micros is not None
-    return Caller(account.id, account.handle, frozenset(key.scopes), api_key_id=key.id, has_budget=has_budget)
+    return Caller(key.account_id, key.handle, frozenset(key.scopes), api_key_id=key.id, has_budget=has_budget)
 
 
 def caller_by_session(tx: Session, token: str) -> Caller:

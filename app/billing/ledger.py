@@ -43,61 +43,64 @@ class Posting:
     amount_micros: int
 
 
-# One conditional UPDATE per wallet: no row comes back when either balance would fall below 0.
-MOVE = text(
-    "UPDATE wallets SET available_micros = available_micros + :available, held_micros = held_micros + :held "
-    "WHERE account_id = :account AND available_micros + :available >= 0 AND held_micros + :held >= 0 "
-    "RETURNING available_micros, held_micros"
-).bindparams(bindparam("available", type_=BigInteger), bindparam("held", type_=BigInteger))
-
-
-# Transfer and postings in one round trip: each call of a model makes two of them.
-RECORD = text(
-    "WITH transfer AS (INSERT INTO ledger_transfers (id, kind, reference, created_at) "
-    "VALUES (:id, :kind, :reference, :now) RETURNING id) "
-    "INSERT INTO ledger_postings (transfer_id, ledger_account, amount_micros, balance_after) "
-    "SELECT transfer.id, line.* FROM transfer, unnest(:accounts, :amounts, :balances) AS line"
+# One round trip: each call of a model makes two transfers, and its wallet stays locked until the commit. Nothing comes
+# back when the wallet is unknown or a balance would fall below 0; then nothing was written either.
+POST = text(
+    "WITH moved AS (UPDATE wallets SET available_micros = available_micros + :available, "
+    "held_micros = held_micros + :held WHERE account_id = :account_id "
+    "AND available_micros + :available >= 0 AND held_micros + :held >= 0 RETURNING available_micros, held_micros), "
+    "transfer AS (INSERT INTO ledger_transfers (id, kind, reference, created_at) "
+    "SELECT :id, :kind, :reference, :now FROM moved RETURNING id), "
+    "lines AS (INSERT INTO ledger_postings (transfer_id, ledger_account, amount_micros, balance_after) "
+    "SELECT transfer.id, line.ledger_account, line.amount, CASE line.ledger_account "
+    "WHEN :available_account THEN moved.available_micros WHEN :held_account THEN moved.held_micros END "
+    "FROM transfer, moved, unnest(:accounts, :amounts) AS line (ledger_account, amount)) "
+    "SELECT 1 FROM moved"
 ).bindparams(
+    bindparam("available", type_=BigInteger),
+    bindparam("held", type_=BigInteger),
     bindparam("accounts", type_=ARRAY(Text)),
     bindparam("amounts", type_=ARRAY(BigInteger)),
-    bindparam("balances", type_=ARRAY(BigInteger)),
 )
 
 
-def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> None:
-    """Record a transfer and move the wallets it touches, all or nothing.
+def wallet_of(ledger_account: str) -> str | None:
+    """The account whose wallet this is a side of."""
+    kind, _, rest = ledger_account.partition(":")
+    return rest.partition(":")[0] if kind == "wallet" else None
 
-    `postings` must sum to 0 (a trigger refuses the commit otherwise). Raises InsufficientFunds when a wallet lacks
-    the money.
+
+def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> None:
+    """Record a transfer and move its wallet, all or nothing.
+
+    `postings` must sum to 0 (a trigger refuses the commit otherwise). Raises InsufficientFunds when the wallet lacks
+    the money, ValueError unless exactly one wallet is named: two, locked by one statement, could deadlock.
     """
     tx.flush()  # what the transfer is about comes before it
-    balances = move_wallets(tx, postings)
     lines = [posting for posting in postings if posting.amount_micros]
-    transfer = {"id": new_id("xfer"), "kind": kind, "reference": reference, "now": utc_now()}
-    columns = {
+    wallets = {wallet_of(posting.ledger_account) for posting in postings} - {None}
+    if len(wallets) != 1:
+        raise ValueError(f"a transfer moves one wallet, not {len(wallets)}")
+    account_id = str(wallets.pop())
+    values = {
+        "id": new_id("xfer"),
+        "kind": kind,
+        "reference": reference,
+        "now": utc_now(),
+        "account_id": account_id,
+        "available_account": available(account_id),
+        "available": moved(lines, available(account_id)),
+        "held_account": held(account_id),
+        "held": moved(lines, held(account_id)),
         "accounts": [line.ledger_account for line in lines],
         "amounts": [line.amount_micros for line in lines],
-        "balances": [balances.get(line.ledger_account) for line in lines],
     }
-    tx.execute(RECORD, transfer | columns)
+    if tx.execute(POST, values).first() is None:
+        raise InsufficientFunds("The wallet does not hold enough; top it up.")
 
 
-def move_wallets(tx: Session, postings: Sequence[Posting]) -> dict[str, int]:
-    """New balances by ledger account. Wallets are locked in id order, so two transfers never deadlock."""
-    changes: dict[str, dict[str, int]] = {}
-    for posting in postings:
-        kind, _, rest = posting.ledger_account.partition(":")
-        if kind == "wallet":
-            account, _, side = rest.partition(":")
-            sides = changes.setdefault(account, {"available": 0, "held": 0})
-            sides[side] += posting.amount_micros
-    balances = {}
-    for account in sorted(changes):
-        row = tx.execute(MOVE, {"account": account, **changes[account]}).one_or_none()
-        if row is None:
-            raise InsufficientFunds("The wallet does not hold enough; top it up.")
-        balances[available(account)], balances[held(account)] = row.available_micros, row.held_micros
-    return balances
+def moved(lines: Sequence[Posting], ledger_account: str) -> int:
+    return sum(line.amount_micros for line in lines if line.ledger_account == ledger_account)
 
 
 def balance(tx: Session, ledger_account: str) -> int:

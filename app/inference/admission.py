@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
 from app.accounts.authenticate import Caller
@@ -27,6 +27,11 @@ from models_registry.prompt import Renderer
 from models_registry.store import open_store
 
 Identify = Callable[[Session], Caller]
+
+UNDER_WAY = select(
+    func.count().filter(Generation.base_id == bindparam("base_id")),
+    func.count().filter(Generation.account_id == bindparam("account_id")),
+).where(Generation.state == "held")
 
 
 @dataclass(frozen=True)
@@ -171,10 +176,7 @@ def completion_bound(tx: Session, caller: Caller, target: Target, request: Sampl
 def check_queue(tx: Session, base_id: str, account_id: str) -> None:
     """A full queue refuses at once, so that waiting stays short; one account can fill only its share."""
     settings = get_settings().generation
-    of_base, of_account = Generation.base_id == base_id, Generation.account_id == account_id
-    everyone, own = tx.execute(
-        select(func.count().filter(of_base), func.count().filter(of_account)).where(Generation.state == "held")
-    ).one()
+    everyone, own = tx.execute(UNDER_WAY, {"base_id": base_id, "account_id": account_id}).one()
     if everyone >= settings.max_queued:
         raise Overloaded("The model has too many requests waiting; try again.", retry_after=2)
     if own >= settings.max_queued_per_account:

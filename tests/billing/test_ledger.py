@@ -5,13 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 
-from app.billing.ledger import PROMOTIONS, REVENUE, Posting, available, post, verify
+from app.billing.ledger import PROMOTIONS, REVENUE, Posting, available, balance, held, post, verify
 from app.billing.metering import release_call, settle_call
 from app.billing.purchase import buy
+from app.billing.tables import LedgerPosting, LedgerTransfer
 from app.billing.wallet import read_wallet
 from app.catalog.find import find_listing
 from app.database import transaction
@@ -49,19 +50,30 @@ def test_the_same_cause_is_booked_once(tx: Session) -> None:
     assert read_wallet(tx, account.id).available_micros == 995
 
 
-def test_transfers_in_both_directions_at_once_neither_deadlock_nor_lose_a_micro(services: Services) -> None:
+def test_transfers_of_one_wallet_at_once_lose_no_micro(services: Services) -> None:
     with transaction() as tx:
-        first, second = new_account(tx, 1_000).id, new_account(tx, 1_000).id
+        account = new_account(tx, 1_000).id
 
     def move(number: int) -> None:
-        payer, payee = (first, second) if number % 2 else (second, first)
+        amount = 7 if number % 2 else -7
         with transaction() as tx:
-            post(tx, "test_swap", new_id("test"), [Posting(available(payee), 7), Posting(available(payer), -7)])
+            post(tx, "test_move", new_id("test"), [Posting(available(account), amount), Posting(REVENUE, -amount)])
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(move, range(40)))
     with transaction() as tx:
-        assert read_wallet(tx, first).available_micros == read_wallet(tx, second).available_micros == 1_000
+        assert read_wallet(tx, account).available_micros == 1_000
+        assert balance(tx, available(account)) == 1_000
+        last = select(LedgerPosting.balance_after).where(LedgerPosting.ledger_account == available(account))
+        assert tx.scalars(last.order_by(LedgerPosting.id.desc()).limit(1)).one() == 1_000
+
+
+def test_a_transfer_moves_one_wallet(tx: Session) -> None:
+    first, second = new_account(tx, 10).id, new_account(tx, 0).id
+    with pytest.raises(ValueError, match="one wallet, not 2"):
+        post(tx, "test_two", first, [Posting(available(first), -1), Posting(available(second), 1)])
+    with pytest.raises(ValueError, match="one wallet, not 0"):
+        post(tx, "test_none", first, [Posting(REVENUE, -1), Posting(PROMOTIONS, 1)])
 
 
 STEP = st.tuples(st.sampled_from(["call", "settle", "release", "buy"]), st.integers(0, 2_000), st.integers(0, 3))
@@ -96,8 +108,18 @@ def test_no_order_of_events_breaks_the_ledger(
 
 
 def test_an_overdraft_is_refused_whole(tx: Session) -> None:
-    payer, payee = new_account(tx, 10), new_account(tx, 0)
-    with pytest.raises(InsufficientFunds), tx.begin_nested():
-        post(tx, "test_overdraft", payer.id, [Posting(available(payer.id), -11), Posting(available(payee.id), 11)])
-    assert read_wallet(tx, payer.id).available_micros == 10
-    assert read_wallet(tx, payee.id).available_micros == 0
+    payer = new_account(tx, 10).id
+    for postings in (
+        [Posting(available(payer), -11), Posting(REVENUE, 11)],
+        [Posting(held(payer), -1), Posting(available(payer), 1)],
+    ):
+        with pytest.raises(InsufficientFunds):
+            post(tx, "test_overdraft", payer, postings)
+        assert tx.scalars(select(LedgerTransfer.id).where(LedgerTransfer.kind == "test_overdraft")).all() == []
+    assert read_wallet(tx, payer).available_micros == 10
+    assert balance(tx, available(payer)) == 10
+
+
+def test_a_wallet_that_nobody_opened_is_empty(tx: Session) -> None:
+    with pytest.raises(InsufficientFunds):
+        post(tx, "test_unknown", "acct-unknown", [Posting(available("acct-unknown"), 1), Posting(REVENUE, -1)])
