@@ -57,21 +57,28 @@ def usage(done: Done) -> Json:
     }
 
 
+def head(admitted: Admitted, kind: str) -> Json:
+    """What every object of one answer begins with."""
+    return {
+        "id": admitted.task.generation_id,
+        "object": kind,
+        "created": admitted.created,
+        "model": admitted.model,
+        "system_fingerprint": admitted.fingerprint,
+    }
+
+
 class ChatShape:
-    """`chat.completion` and its chunks. Where tools are offered, a reader per choice finds the calls in its text."""
+    """`chat.completion` and its chunks. Where tools are offered, a reader per choice finds the calls in its text.
 
-    def __init__(self, admitted: Admitted) -> None:
+    `wants_usage`: a last chunk has the counts, and all others say that they do not.
+    """
+
+    def __init__(self, admitted: Admitted, wants_usage: bool = False) -> None:
         self.admitted = admitted
+        self._wants_usage = wants_usage
+        self._head = head(admitted, "chat.completion.chunk") | ({"usage": None} if wants_usage else {})
         self._readers: dict[int, ToolCallReader] = {}
-
-    def head(self, kind: str) -> Json:
-        return {
-            "id": self.admitted.task.generation_id,
-            "object": kind,
-            "created": self.admitted.created,
-            "model": self.admitted.model,
-            "system_fingerprint": self.admitted.fingerprint,
-        }
 
     def opening(self, index: int) -> Json | None:
         content = None if self.admitted.calls else ""
@@ -90,15 +97,14 @@ class ChatShape:
 
     def chunk(self, index: int, delta: Json, logprobs: Json | None, finish: str | None) -> Json:
         choice: Json = {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": finish}
-        return self.head("chat.completion.chunk") | {"choices": [choice]}
+        return self._head | {"choices": [choice]}
 
-    def usage_chunk(self, done: Done) -> Json:
-        none: list[Json] = []
-        return self.head("chat.completion.chunk") | {"choices": none, "usage": usage(done)}
+    def closing(self, done: Done) -> Json | None:
+        return closing(self._head, done) if self._wants_usage else None
 
     def whole(self, collected: Collected) -> Json:
         choices = [self.choice(index, choice) for index, choice in sorted(collected.choices.items())]
-        return self.head("chat.completion") | {"choices": choices, "usage": usage(collected.done)}
+        return head(self.admitted, "chat.completion") | {"choices": choices, "usage": usage(collected.done)}
 
     def choice(self, index: int, choice: Choice) -> Json:
         message: Json = {"role": "assistant", "content": choice.text, "refusal": None, "annotations": []}
@@ -114,20 +120,16 @@ class ChatShape:
 
 
 class TextShape:
-    """`text_completion`, streamed and not; `echo` puts the prompt first, and its log-probabilities if asked."""
+    """`text_completion`, streamed and not; `echo` puts the prompt first, and its log-probabilities if asked.
 
-    def __init__(self, admitted: Admitted) -> None:
+    `wants_usage`: as of a ChatShape.
+    """
+
+    def __init__(self, admitted: Admitted, wants_usage: bool = False) -> None:
         self.admitted = admitted
+        self._wants_usage = wants_usage
+        self._head = head(admitted, "text_completion") | ({"usage": None} if wants_usage else {})
         self._scores = {index: TextLogprobs(admitted) for index in range(admitted.task.params.n)}
-
-    def head(self) -> Json:
-        return {
-            "id": self.admitted.task.generation_id,
-            "object": "text_completion",
-            "created": self.admitted.created,
-            "model": self.admitted.model,
-            "system_fingerprint": self.admitted.fingerprint,
-        }
 
     def opening(self, index: int) -> Json | None:
         return self.chunk(index, self.admitted.prompt, None, None) if self.admitted.prompt else None
@@ -141,11 +143,10 @@ class TextShape:
 
     def chunk(self, index: int, text: str, logprobs: Json | None, finish: str | None) -> Json:
         choice = {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish}
-        return self.head() | {"choices": [choice]}
+        return self._head | {"choices": [choice]}
 
-    def usage_chunk(self, done: Done) -> Json:
-        none: list[Json] = []
-        return self.head() | {"choices": none, "usage": usage(done)}
+    def closing(self, done: Done) -> Json | None:
+        return closing(self._head, done) if self._wants_usage else None
 
     def whole(self, collected: Collected) -> Json:
         choices: list[Json] = [
@@ -157,10 +158,16 @@ class TextShape:
             }
             for index, choice in sorted(collected.choices.items())
         ]
-        return self.head() | {"choices": choices, "usage": usage(collected.done)}
+        return head(self.admitted, "text_completion") | {"choices": choices, "usage": usage(collected.done)}
 
 
 Shape = ChatShape | TextShape
+
+
+def closing(first: Json, done: Done) -> Json:
+    """The chunk with the counts."""
+    none: list[Json] = []
+    return first | {"choices": none, "usage": usage(done)}
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> Json:

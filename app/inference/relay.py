@@ -9,6 +9,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator
+from enum import Enum, auto
 from typing import cast
 
 import structlog
@@ -41,12 +42,20 @@ READ_BLOCK_MS = 1_000
 STREAM_LIFETIME = 3_600
 TICK = 1.0
 RENEW_PERIOD = 8.0
+EXTEND_PERIOD = 60.0
 ERRORS: dict[str, type[AppError]] = {
     "overloaded": Overloaded,
     "unavailable": Unavailable,
     "context_length_exceeded": ContextLengthExceeded,
     "invalid_schema": InvalidSchema,
 }
+
+
+class Sign(Enum):
+    """What a subscription hears besides events."""
+
+    TICK = auto()  # time to look for silence
+    LEFT = auto()  # nobody reads the answer any more
 
 
 class Subscription:
@@ -60,7 +69,7 @@ class Subscription:
         self.streamed = streamed
         self.opened_at = time.monotonic()
         self.attempt = 1
-        self.queue: asyncio.Queue[TokenEvent | None] = asyncio.Queue()  # None: a tick, time to look for silence
+        self.queue: asyncio.Queue[TokenEvent | Sign] = asyncio.Queue()
         self.heard_at = time.monotonic()
         self.accepted = False
         self.produced = 0
@@ -72,6 +81,10 @@ class Subscription:
         if event.a >= self.attempt:
             self.attempt, self.heard_at, self.accepted = event.a, time.monotonic(), True
             self.queue.put_nowait(event)
+
+    def leave(self) -> None:
+        """The client went away."""
+        self.queue.put_nowait(Sign.LEFT)
 
     def alive(self) -> None:
         self.heard_at, self.accepted = time.monotonic(), True
@@ -141,13 +154,16 @@ class Relay:
             log.warning("cancellation_not_sent", generation_id=generation_id, error=str(error))
 
     async def events(self, subscription: Subscription, task: GenerateTask) -> AsyncIterator[TokenEvent]:
-        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means.
+        """Until the `done` event, which is the last one yielded. Raises what the worker or its silence means, and
+        GenerationFailed once the client left.
 
         Events of a second attempt (`a` is larger) begin the answer anew; only a call that is not streamed sees both.
         """
         while not subscription.ended:
             event = await subscription.queue.get()
-            if event is None:
+            if event is Sign.LEFT:
+                raise GenerationFailed("The client went away.")
+            if event is Sign.TICK:
                 task = await self._check_silence(subscription, task)
                 continue
             if event.error is not None:
@@ -202,7 +218,7 @@ class Relay:
 
     async def _read(self) -> None:
         """The only reader of this replica's stream; a lost connection is tried again for ever."""
-        stream, last = token_stream(self.replica), "0-0"
+        stream, last, extended = token_stream(self.replica), "0-0", 0.0
         while not self._stopped:
             try:
                 found = cast(StreamEntries, await self._valkey.xread({stream: last}, block=READ_BLOCK_MS) or [])
@@ -210,8 +226,9 @@ class Relay:
                     for entry_id, fields in entries:
                         last = entry_id.decode()
                         self._dispatch(fields)
-                if found:
+                if found and time.monotonic() > extended + EXTEND_PERIOD:
                     await self._valkey.expire(stream, STREAM_LIFETIME)
+                    extended = time.monotonic()
             except RedisError as error:
                 log.warning("token_stream_unreadable", error=str(error))
                 await asyncio.sleep(TICK)
@@ -232,7 +249,7 @@ class Relay:
             await asyncio.sleep(TICK)
             for subscription in self._open.values():
                 if subscription.queue.empty():
-                    subscription.queue.put_nowait(None)
+                    subscription.queue.put_nowait(Sign.TICK)
 
     async def _renew_leases(self) -> None:
         """While a client waits here, its call's hold stays; a call still queued has nobody else to keep it."""

@@ -1,7 +1,8 @@
 """POST /v1/chat/completions and /v1/completions. No request transaction here: it would outlive the answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from functools import partial
 
 from anyio import to_thread
@@ -9,16 +10,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic_core import to_json
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from app.dependencies import identify
 from app.error_responses import envelope
-from app.errors import AppError, GenerationFailed
+from app.errors import AppError
 from app.ids import new_id
 from app.inference.admission import Admitted, Ticket, admit_chat, admit_completion
-from app.inference.answers import ChatShape, Collected, Shape, TextShape
+from app.inference.answers import ChatShape, Collected, Json, Shape, TextShape
 from app.inference.relay import Relay, Subscription
 from app.inference.schemas import ChatRequest, CompletionRequest, Sampling
-from app.inference.wire_events import TokenEvent
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -40,7 +41,7 @@ async def create_completion(request: Request, body: CompletionRequest) -> Respon
 
 
 async def answer(
-    request: Request, body: Sampling, prefix: str, admit: Admit, shape_of: Callable[[Admitted], Shape]
+    request: Request, body: Sampling, prefix: str, admit: Admit, shape_of: Callable[[Admitted, bool], Shape]
 ) -> Response:
     """Admit in a thread, then relay. An early failure keeps its status: headers leave after the first event."""
     relay: Relay = request.app.state.relay
@@ -50,96 +51,87 @@ async def answer(
     except BaseException:
         relay.forget(subscription)
         raise
-    shape = shape_of(admitted)
+    shape = shape_of(admitted, body.wants_usage)
     if not body.stream:
         return JSONResponse(shape.whole(await collect(request, relay, subscription, admitted)))
-    events = relay.events(subscription, admitted.task)
-    try:
-        first = await first_event(request, events)
-    except BaseException:
-        await relay.close(subscription)
-        raise
-    chunks = sse(relay, subscription, first, events, shape, body.wants_usage)
-    return StreamingResponse(chunks, media_type="text/event-stream", headers=STREAM_HEADERS)
+    chunks = sse(request, relay, subscription, admitted, shape)
+    return EventStream(await anext(chunks), chunks)
 
 
 async def collect(request: Request, relay: Relay, subscription: Subscription, admitted: Admitted) -> Collected:
-    """The whole answer; a client that leaves meanwhile cancels it."""
+    """The whole answer."""
     collected = Collected({})
-
-    async def take_all() -> None:
+    async with listening(request, relay, subscription):
         async for event in relay.events(subscription, admitted.task):
             collected.take(event)
-
-    try:
-        await unless_disconnected(request, take_all())
-    finally:
-        await relay.close(subscription)
     return collected
 
 
-async def first_event(request: Request, events: AsyncIterator[TokenEvent]) -> TokenEvent:
-    found: list[TokenEvent] = []
-
-    async def take_one() -> None:
-        found.append(await anext(events))
-
-    await unless_disconnected(request, take_one())
-    return found[0]
-
-
-async def unless_disconnected(request: Request, work: Coroutine[object, None, None]) -> None:
-    """Run `work`; when the client goes away first, stop it and raise (nobody reads that answer)."""
-    working = asyncio.create_task(work)
-    leaving = asyncio.create_task(disconnected(request))
-    try:
-        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise GenerationFailed("The client went away.")
-        working.result()
-    finally:
-        for task in (working, leaving):
-            task.cancel()
-        await asyncio.gather(working, leaving, return_exceptions=True)
-
-
-async def disconnected(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
-
-
 async def sse(
-    relay: Relay,
-    subscription: Subscription,
-    first: TokenEvent,
-    rest: AsyncIterator[TokenEvent],
-    shape: Shape,
-    wants_usage: bool,
+    request: Request, relay: Relay, subscription: Subscription, admitted: Admitted, shape: Shape
 ) -> AsyncIterator[bytes]:
-    """Server-sent events; a failure ends them with an error object and no `[DONE]`."""
+    """Server-sent events, one item per token event. A failure before the first raises; a later one ends them with an
+    error object and no `[DONE]`.
+    """
     opened: set[int] = set()
-    tail = {"usage": None} if wants_usage else {}
-    event = first
+    begun = False
+    async with listening(request, relay, subscription):
+        try:
+            async for event in relay.events(subscription, admitted.task):
+                chunks: list[Json | None] = []
+                if event.i not in opened and (event.text or event.ids or event.plp or event.finish):
+                    opened.add(event.i)
+                    chunks.append(shape.opening(event.i))
+                chunks.append(shape.piece(event))
+                if event.done is not None:
+                    chunks.append(shape.closing(event.done))
+                told = b"".join(data(chunk) for chunk in chunks if chunk is not None)
+                if event.done is not None:
+                    told += b"data: [DONE]\n\n"
+                if told:
+                    begun = True
+                    yield told
+        except AppError as error:
+            if not begun:
+                raise
+            yield data(envelope(error))
+
+
+def data(chunk: Json) -> bytes:
+    return b"data: %b\n\n" % to_json(chunk)
+
+
+@asynccontextmanager
+async def listening(request: Request, relay: Relay, subscription: Subscription) -> AsyncIterator[None]:
+    """The call while its client listens: one that leaves ends it, and its end tells the worker if it still works."""
+    leaving = asyncio.create_task(leave(request, subscription))
     try:
-        while True:
-            if event.i not in opened and (event.text or event.ids or event.plp or event.finish):
-                opened.add(event.i)
-                if (opening := shape.opening(event.i)) is not None:
-                    yield data(opening | tail)
-            if (piece := shape.piece(event)) is not None:
-                yield data(piece | tail)
-            if event.done is not None:
-                break
-            event = await anext(rest)
-        if wants_usage:
-            yield data(shape.usage_chunk(event.done))
-        yield b"data: [DONE]\n\n"
-    except AppError as error:
-        yield data(envelope(error))
+        yield
     finally:
-        # Shielded: this runs while a disconnected client's task is being cancelled.
+        leaving.cancel()
+        # Shielded: this may run while the request's own task is being cancelled.
         await asyncio.shield(relay.close(subscription))
 
 
-def data(chunk: object) -> bytes:
-    return b"data: %b\n\n" % to_json(chunk)
+async def leave(request: Request, subscription: Subscription) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+    subscription.leave()
+
+
+class EventStream(StreamingResponse):
+    """Starlette's own asks a task group, at a price for each call, to look for a client that leaves; the subscription
+    hears of it here. `first` was awaited before there were headers.
+    """
+
+    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+        super().__init__(chain(first, rest), media_type="text/event-stream", headers=STREAM_HEADERS)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
+
+
+async def chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in rest:
+        yield each

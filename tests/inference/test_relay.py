@@ -12,7 +12,16 @@ from app.billing.tables import Generation
 from app.errors import GenerationFailed
 from app.inference.answers import Collected
 from app.inference.relay import Relay, Subscription
-from app.inference.wire_events import EVENTS_FIELD, Done, Events, GenerateTask, SamplingParams, TokenEvent, token_stream
+from app.inference.wire_events import (
+    CANCELLATIONS,
+    EVENTS_FIELD,
+    Done,
+    Events,
+    GenerateTask,
+    SamplingParams,
+    TokenEvent,
+    token_stream,
+)
 from app.settings import get_settings
 from app.tasks import TaskName, generation_queue
 from tests.billing.calls import call_of, opened
@@ -124,4 +133,21 @@ def test_a_stream_ends_with_an_error_and_costs_what_was_delivered(impatient: Non
     wire, heard = asyncio.run(call())
     assert heard == ["Hello", " there"]
     assert (row(wire.task).state, row(wire.task).charge_micros) == ("settled", 12)
+    wire.valkey.close()
+
+
+def test_a_client_that_leaves_ends_its_call_without_waiting_for_the_worker(services: Services) -> None:
+    async def call() -> Line:
+        relay = Relay()
+        relay.start()
+        wire = line(relay, streamed=False)
+        wire.subscription.leave()
+        with pytest.raises(GenerationFailed, match="went away"):
+            await anext(relay.events(wire.subscription, wire.task))
+        await relay.close(wire.subscription)
+        await relay.stop()
+        return wire
+
+    wire = asyncio.run(call())
+    assert wire.task.generation_id in str(wire.valkey.xrevrange(CANCELLATIONS, count=1))
     wire.valkey.close()
