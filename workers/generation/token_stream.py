@@ -72,11 +72,18 @@ class TokenStream:
         self._valkey.close()
 
     def _run(self) -> None:
-        while (parcel := self._queue.get()) is not None:
-            for replica, events in _by_replica(parcel.events).items():
+        """What came up while a send was under way goes with the next one."""
+        parcels: list[Parcel | None] = []
+        while None not in parcels:
+            parcels = [self._queue.get()]
+            while not self._queue.empty():
+                parcels.append(self._queue.get())
+            whole = [parcel for parcel in parcels if parcel is not None]
+            for replica, events in _by_replica(event for parcel in whole for event in parcel.events).items():
                 self._send(replica, events)
-            if parcel.sent is not None:
-                parcel.sent.set()
+            for parcel in whole:
+                if parcel.sent is not None:
+                    parcel.sent.set()
 
     def _send(self, replica: str, events: list[tuple[Delivery, TokenEvent]]) -> None:
         whole = [(delivery, event) for delivery, event in events if not delivery.broken]
