@@ -1,19 +1,19 @@
 """A call's money: hold the worst case at admission, settle what was produced, or release. One row, one state.
 
-`settle_call` and `release_call` are one conditional UPDATE each, so whoever comes first decides: the worker, the
-relay of a client whose worker died, or upkeep.
+Only `end_calls` ends a call, with its row locked, so whoever comes first decides: the worker, the relay of a client
+whose worker died, or upkeep.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
 
-from sqlalchemy import Table, case, func, insert, select, update
+from sqlalchemy import ARRAY, Row, Table, Text, bindparam, case, func, insert, select, update
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import ApiKey
-from app.billing.holds import hold, release_hold, settle_hold
+from app.billing.holds import hold, settle_hold
 from app.billing.ledger import REVENUE, seller
 from app.billing.rules import completion_tokens_within, split_call, token_micros
 from app.billing.tables import Generation
@@ -22,9 +22,21 @@ from app.database import utc_now
 from app.errors import InsufficientFunds, InsufficientQuota
 from app.settings import get_settings
 
-KIND = "generation"
-# Plain SQL: the unit of work would take longer than the statement.
-INSERT_CALL = insert(cast(Table, Generation.__table__))
+KIND, RELEASE_KIND = "generation", "generation_release"
+# Plain SQL: the unit of work would take longer than the statements.
+CALLS = cast(Table, Generation.__table__)
+INSERT_CALL = insert(CALLS)
+OPEN_CALLS = (
+    select(CALLS)
+    .where(CALLS.c.id == func.any(bindparam("ids", type_=ARRAY(Text))), CALLS.c.state == "held")
+    .order_by(CALLS.c.id)
+    .with_for_update()
+)
+END_CALLS = (
+    update(CALLS)
+    .where(CALLS.c.id == bindparam("ended"))
+    .values({name: bindparam(name) for name in ("state", "completion_tokens", "charge_micros", "finished_at")})
+)
 
 
 @dataclass(frozen=True)
@@ -110,46 +122,84 @@ def affordable_tokens(tx: Session, account_id: str, target: CallTarget, prompt_t
     )
 
 
+@dataclass(frozen=True)
+class Ending:
+    """What became of one attempt of a call; `completion_tokens` None gives the whole hold back."""
+
+    generation_id: str
+    attempt: int
+    prompt_tokens: int = 0
+    completion_tokens: int | None = None
+
+
 def settle_call(tx: Session, generation_id: str, attempt: int, prompt_tokens: int, completion_tokens: int) -> bool:
     """Charge what was produced and give the rest of the hold back; False if the call was ended before."""
-    call = end(tx, generation_id, attempt, state="settled", completion_tokens=completion_tokens)
-    if call is None:
-        return False
+    return bool(end_calls(tx, [Ending(generation_id, attempt, prompt_tokens, completion_tokens)]))
+
+
+def release_call(tx: Session, generation_id: str, attempt: int) -> bool:
+    """Give the whole hold back; False if the call was ended before."""
+    return bool(end_calls(tx, [Ending(generation_id, attempt)]))
+
+
+def end_calls(tx: Session, endings: Sequence[Ending]) -> int:
+    """End those that are open, in the attempt that is named; returns how many.
+
+    Rows are locked in the order of their ids and then wallets in theirs, so two that end many calls never deadlock.
+    """
+    by_attempt = {(each.generation_id, each.attempt): each for each in endings}
+    found = tx.execute(OPEN_CALLS, {"ids": sorted({each.generation_id for each in endings})})
+    bills = [bill(row, by_attempt[row.id, row.attempt]) for row in found if (row.id, row.attempt) in by_attempt]
+    if bills:
+        tx.execute(END_CALLS, [each.columns for each in bills])
+    for each in sorted(bills, key=lambda each: each.account_id):
+        settle_hold(tx, each.account_id, each.held_micros, each.kind, each.generation_id, each.shares)
+    return len(bills)
+
+
+@dataclass(frozen=True)
+class Bill:
+    """How a hold is shared out, and the end of its call's row."""
+
+    generation_id: str
+    account_id: str
+    held_micros: int
+    kind: str
+    shares: Mapping[str, int]
+    columns: Mapping[str, Any]
+
+
+def bill(call: Row[Any], ending: Ending) -> Bill:
+    """Of an open call's columns."""
+    if ending.completion_tokens is None:
+        shares, state = dict[str, int](), "released"
+    else:
+        shares, state = shares_of(call, ending.prompt_tokens, ending.completion_tokens), "settled"
+    columns = {
+        "ended": call.id,
+        "state": state,
+        "completion_tokens": ending.completion_tokens or 0,
+        "charge_micros": sum(shares.values()),
+        "finished_at": utc_now(),
+    }
+    kind = KIND if state == "settled" else RELEASE_KIND
+    return Bill(call.id, call.account_id, call.held_micros, kind, shares, columns)
+
+
+def shares_of(call: Row[Any], prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
+    """Who gets how much of the charge, by ledger account."""
     price_in, price_out = call.input_micros_per_million_tokens, call.output_micros_per_million_tokens
     charge = min(token_micros(prompt_tokens, completion_tokens, price_in, price_out), call.held_micros)
-    call.charge_micros = charge
+    if call.seller_account_id is None:
+        return {REVENUE: charge}
     base_part = token_micros(
         prompt_tokens,
         completion_tokens,
         call.base_input_micros_per_million_tokens,
         call.base_output_micros_per_million_tokens,
     )
-    shares = {REVENUE: charge}
-    if call.seller_account_id is not None:
-        split = split_call(charge, base_part, get_settings().billing.fee_percent)
-        shares = {REVENUE: split.platform, seller(call.seller_account_id): split.seller}
-    settle_hold(tx, call.account_id, call.held_micros, KIND, generation_id, shares)
-    return True
-
-
-def release_call(tx: Session, generation_id: str, attempt: int) -> bool:
-    """Give the whole hold back; False if the call was ended before."""
-    call = end(tx, generation_id, attempt, state="released", completion_tokens=0, charge_micros=0)
-    if call is None:
-        return False
-    release_hold(tx, call.account_id, call.held_micros, KIND, generation_id)
-    return True
-
-
-def end(tx: Session, generation_id: str, attempt: int, **values: object) -> Generation | None:
-    """The one conditional UPDATE: only an open call, only its present attempt."""
-    open_call = update(Generation).where(
-        Generation.id == generation_id, Generation.state == "held", Generation.attempt == attempt
-    )
-    ended: dict[str, Any] = {**values, "finished_at": utc_now()}
-    return tx.scalars(
-        open_call.values(**ended).returning(Generation), execution_options={"populate_existing": True}
-    ).one_or_none()
+    split = split_call(charge, base_part, get_settings().billing.fee_percent)
+    return {REVENUE: split.platform, seller(call.seller_account_id): split.seller}
 
 
 def next_attempt(tx: Session, generation_id: str, attempt: int, lease_seconds: float) -> int | None:
@@ -162,8 +212,9 @@ def next_attempt(tx: Session, generation_id: str, attempt: int, lease_seconds: f
 
 
 def renew_leases(tx: Session, generation_ids: Sequence[str], seconds: float) -> None:
-    """Whoever works on these calls, or waits for them, says so."""
-    alive = update(Generation).where(Generation.id.in_(generation_ids), Generation.state == "held")
+    """Whoever works on these calls, or waits for them, says so. One whose row is locked is being ended or renewed."""
+    mine = select(Generation.id).where(Generation.id.in_(generation_ids), Generation.state == "held")
+    alive = update(Generation).where(Generation.id.in_(mine.with_for_update(skip_locked=True)))
     tx.execute(alive.values(lease_expires_at=utc_now() + timedelta(seconds=seconds)))
 
 
@@ -175,5 +226,5 @@ def release_stale_calls(tx: Session, grace_seconds: float = 10.0, limit: int = 5
     stale = select(Generation.id, Generation.attempt).where(
         Generation.state == "held", Generation.lease_expires_at < utc_now() - timedelta(seconds=grace_seconds)
     )
-    rows = tx.execute(stale.order_by(Generation.account_id).limit(limit).with_for_update(skip_locked=True)).all()
-    return sum(release_call(tx, generation_id, attempt) for generation_id, attempt in rows)
+    rows = tx.execute(stale.limit(limit).with_for_update(skip_locked=True)).all()
+    return end_calls(tx, [Ending(generation_id, attempt) for generation_id, attempt in rows])

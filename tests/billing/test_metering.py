@@ -12,7 +12,9 @@ from starlette.testclient import TestClient
 from app.accounts.api_keys import create_key
 from app.billing.ledger import balance, seller, verify
 from app.billing.metering import (
+    Ending,
     affordable_tokens,
+    end_calls,
     next_attempt,
     release_call,
     release_stale_calls,
@@ -109,6 +111,28 @@ def test_of_many_who_would_end_a_call_exactly_one_does(services: Services, listi
     assert ended.count(True) == 1
     with transaction() as tx:
         assert balances(tx, buyer) == ((900, 0) if ended.index(True) % 2 else (1_000, 0))
+
+
+def test_many_calls_end_in_one_go_and_each_only_once(services: Services, listing: Listing) -> None:
+    target = call_of(listing, input_price=INPUT, output_price=OUTPUT)
+    with transaction() as tx:
+        buyers = [new_account(tx, 1_000).id for _ in range(3)]
+        calls = [opened(tx, buyers[number % 3], target, prompt=10, most=10) for number in range(12)]
+        assert settle_call(tx, calls[0], 1, 10, 10)
+
+    def end(order: int) -> int:
+        endings = [Ending(call, 1, 10, 10 if at % 2 else None) for at, call in enumerate(calls)]
+        with transaction() as tx:
+            return end_calls(tx, [*endings[::order], Ending("chatcmpl-unknown", 1), Ending(calls[1], 2)])
+
+    with ThreadPoolExecutor(8) as pool:
+        ended = list(pool.map(end, [1, -1] * 8))
+    assert sum(ended) == 11
+    with transaction() as tx:
+        assert verify(tx) == []
+    with transaction() as tx:
+        # Of each buyer's four calls every other one is released; the first of all was settled before.
+        assert [balances(tx, buyer) for buyer in buyers] == [(910, 0), (940, 0), (940, 0)]
 
 
 def test_a_wallet_for_exactly_ten_calls_pays_for_ten_of_twenty_simultaneous_ones(

@@ -60,6 +60,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     from workers.generation.check import check_version
     from workers.generation.engine.load import load_engine
     from workers.generation.pulse import Pulse
+    from workers.generation.settlement import Settler
     from workers.generation.task import GenerationWorker, generate
     from workers.generation.token_stream import TokenStream
 
@@ -69,11 +70,13 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     stream = TokenStream(connect(SEND_SECONDS))
     engine = load_engine(settings.generation, folder, renderer, stream.end_step)
     calls = OpenCalls(engine, settings.generation.queue_timeout)
+    settler = Settler()
     worker = GenerationWorker(
         engine=engine,
         store=store,
         stream=stream,
         calls=calls,
+        settler=settler,
         base_digest=digest,
         text_of=renderer.text_of,
     )
@@ -93,6 +96,7 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     finally:
         pulse.close()
         engine.close()
+        settler.close()
         stream.close()
 
 

@@ -8,11 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import structlog
-from sqlalchemy.exc import OperationalError
-from sqlalchemy.orm import Session
 
-from app.billing import metering
-from app.database import transaction
+from app.billing.metering import Ending
 from app.inference.wire_events import Done, GenerateTask, TokenEvent, TokenLogprob, TopLogprob, WireError
 from models_registry.store import ArtifactStore
 from workers.generation.calls import Call, OpenCalls
@@ -20,11 +17,10 @@ from workers.generation.engine import request as engine_request
 from workers.generation.engine.grammar import GrammarFailed, InvalidGrammar
 from workers.generation.engine.protocol import AdapterNotLoaded, Engine, OnEvent, RequestTooLong
 from workers.generation.engine.request import EngineRequest, Handle, StepEvent
+from workers.generation.settlement import Settler
 from workers.generation.token_stream import TokenStream
 
 log = structlog.get_logger(__name__)
-
-SETTLE_ATTEMPTS = 6
 
 
 class Refused(Exception):
@@ -43,6 +39,7 @@ class GenerationWorker:
     store: ArtifactStore
     stream: TokenStream
     calls: OpenCalls
+    settler: Settler
     base_digest: str
     text_of: Callable[[int], str]
 
@@ -55,7 +52,7 @@ def generate(worker: GenerationWorker, task: GenerateTask) -> None:
     try:
         error = _produce(worker, call)
         worker.stream.flush()
-        counts = _settle(call)
+        counts = _settle(worker.settler, call)
         worker.stream.add(call.delivery, _last_event(call, counts, error))
         worker.stream.end_step()
     finally:
@@ -139,38 +136,21 @@ def _check_deadline(task: GenerateTask) -> None:
         raise Refused("overloaded", "The queue was too long; try again.")
 
 
-def _settle(call: Call) -> Done:
+def _settle(settler: Settler, call: Call) -> Done:
     """Prompt + published tokens; a call that never began costs nothing. Returns what was settled."""
     task, handle = call.task, call.handle
     began = handle is not None and handle.started
     failed = handle is not None and handle.error is not None
     if not began or (failed and call.delivery.published == 0):
-        _in_transaction(lambda tx: metering.release_call(tx, task.generation_id, task.attempt))
+        settler.settle(Ending(task.generation_id, task.attempt))
         return Done(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
     counts = Done(
         prompt_tokens=len(task.token_ids),
         cached_tokens=handle.cached_tokens if handle else 0,
         completion_tokens=call.delivery.published,
     )
-    _in_transaction(
-        lambda tx: metering.settle_call(
-            tx, task.generation_id, task.attempt, counts.prompt_tokens, counts.completion_tokens
-        )
-    )
+    settler.settle(Ending(task.generation_id, task.attempt, counts.prompt_tokens, counts.completion_tokens))
     return counts
-
-
-def _in_transaction(action: Callable[[Session], bool]) -> None:
-    """Postgres may be restarting: try for a while; after that upkeep releases the hold."""
-    for attempt in range(SETTLE_ATTEMPTS):
-        try:
-            with transaction() as tx:
-                action(tx)
-            return
-        except OperationalError as error:
-            log.warning("settlement_retried", attempt=attempt, error=str(error.orig))
-            time.sleep(0.2 * 2**attempt)
-    log.error("settlement_given_up")
 
 
 def _last_event(call: Call, counts: Done, error: Refused | None) -> TokenEvent:
