@@ -47,7 +47,8 @@ async def answer(
     relay: Relay = request.app.state.relay
     subscription = relay.subscribe(new_id(prefix), streamed=bool(body.stream))
     try:
-        admitted = await to_thread.run_sync(admit, Ticket(subscription.generation_id, relay.replica))
+        ticket = Ticket(subscription.generation_id, relay.replica)
+        admitted = await to_thread.run_sync(admit, ticket, limiter=request.app.state.admissions)
     except BaseException:
         relay.forget(subscription)
         raise
