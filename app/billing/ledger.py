@@ -73,7 +73,7 @@ def wallet_of(ledger_account: str) -> str | None:
 def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> None:
     """Record a transfer and move its wallet, all or nothing.
 
-    `postings` must sum to 0 (a trigger refuses the commit otherwise). Raises InsufficientFunds when the wallet lacks
+    `postings` must sum to 0 (a trigger refuses them otherwise). Raises InsufficientFunds when the wallet lacks
     the money, ValueError unless exactly one wallet is named: two, locked by one statement, could deadlock.
     """
     tx.flush()  # what the transfer is about comes before it

@@ -34,7 +34,8 @@ class LedgerTransfer(Base):
 
 
 class LedgerPosting(Base):
-    """One line of a transfer; those of one transfer sum to 0 (deferred trigger). Never updated or deleted.
+    """One line of a transfer; those of one transfer sum to 0 and are written by one statement, which a trigger
+    refuses otherwise. Never updated or deleted.
 
     `ledger_account`: `wallet:<acct>:available`, `wallet:<acct>:held`, `seller:<acct>`, `platform:revenue`,
     `platform:promotions`, `clearing:<gateway>`. `balance_after` only on wallet postings.

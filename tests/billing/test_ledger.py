@@ -23,7 +23,7 @@ from tests.conftest import Services
 from tests.factories import new_account, new_listing
 
 
-def test_a_transfer_that_does_not_sum_to_0_is_refused_at_commit(services: Services) -> None:
+def test_a_transfer_that_does_not_sum_to_0_is_refused(services: Services) -> None:
     with transaction() as tx:
         account = new_account(tx, 1_000)
     with pytest.raises(DBAPIError, match="does not sum to 0"), transaction() as tx:
