@@ -37,6 +37,17 @@ class Base(DeclarativeBase):
     }
 
 
+# A server that vanished without a word (Unix sockets always get one): statement_timeout is its own, so the wait for it
+# ends here. Seconds, but for tcp_user_timeout in milliseconds.
+GIVE_UP = {
+    "connect_timeout": 5,
+    "tcp_user_timeout": 30_000,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}
+
+
 def utc_now() -> datetime:
     return datetime.now(UTC)
 
@@ -54,7 +65,8 @@ def engine() -> Engine:
         pool_size=settings.database_pool,
         max_overflow=0,
         pool_use_lifo=True,
-        connect_args={
+        connect_args=GIVE_UP
+        | {
             "options": f"-c lock_timeout={settings.lock_timeout_ms} "
             f"-c statement_timeout={settings.statement_timeout_ms} -c timezone=UTC"
         },
@@ -67,9 +79,9 @@ def refuse_ended(connection: Any, *_: object) -> None:
     """The pool replaces a connection that Postgres ended. It left a farewell to read; a live idle one has nothing to
     say, and looking costs no round trip, as asking would.
     """
-    socket = select.poll()
-    socket.register(connection.fileno(), select.POLLIN)
-    if socket.poll(0):
+    ear = select.poll()
+    ear.register(connection.fileno(), select.POLLIN)
+    if ear.poll(0):
         raise DisconnectionError
 
 

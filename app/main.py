@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import CapacityLimiter, to_thread
+from anyio import to_thread
 from fastapi import FastAPI
 
 import app.tables  # noqa: F401 (every table, before the first query)
@@ -45,13 +45,8 @@ UPLOADS = frozenset({"/v1/files", "/v1/artifacts", "/jobs", "/files"})
 
 @asynccontextmanager
 async def lifespan(api: FastAPI) -> AsyncIterator[None]:
-    """The relay lives as long as the event loop; threads for sync routes are as many as settings say.
-
-    Calls are admitted a few at a time: more of them wait for one interpreter, and those of one account for its wallet,
-    while each takes twice the processor (measured: 4 ms for 40 at once, 2 for 4).
-    """
+    """The relay lives as long as the event loop; threads for sync routes are as many as settings say."""
     to_thread.current_default_thread_limiter().total_tokens = get_settings().api.threads
-    api.state.admissions = CapacityLimiter(get_settings().api.admissions)
     relay = api.state.relay = Relay()
     relay.start()
     bell = api.state.bell = Bell()

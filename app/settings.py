@@ -19,7 +19,6 @@ class ApiSettings(BaseModel, frozen=True):
     trusted_proxies: tuple[str, ...] = ()
     secure_cookies: bool = False
     threads: int = 40
-    admissions: int = 4
     max_body_bytes: int = 4 * MEGABYTE
     max_upload_bytes: int = 512 * MEGABYTE
     account_quota_bytes: int = 5 * 1024 * MEGABYTE

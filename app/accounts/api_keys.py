@@ -3,10 +3,10 @@
 import hashlib
 import hmac
 import secrets
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
-from sqlalchemy import Row, bindparam, select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import Account, ApiKey
@@ -19,12 +19,23 @@ SECRET_BYTES = 32
 
 
 # Columns, for every call asks: rows of the unit of work would take longer than the statement.
-LIVE_KEY = (
+KEY = (
     select(ApiKey.id, ApiKey.account_id, ApiKey.secret_hash, ApiKey.scopes, ApiKey.expires_at, ApiKey.budget_micros)
-    .add_columns(Account.handle)
+    .add_columns(Account.handle)  # the typed `select` ends at a handful
     .join(Account, Account.id == ApiKey.account_id)
     .where(ApiKey.prefix == bindparam("prefix"), ApiKey.revoked_at.is_(None))
 )
+
+
+@dataclass(frozen=True)
+class LiveKey:
+    """A key that opens what its scopes say. `has_budget`: it may spend only so much."""
+
+    id: str
+    account_id: str
+    handle: str
+    scopes: frozenset[str]
+    has_budget: bool
 
 
 def create_key(
@@ -64,17 +75,17 @@ def fingerprint(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
-def find_key(tx: Session, whole: str) -> Row[Any] | None:
-    """The live key with this secret, compared in constant time: the columns of LIVE_KEY. None: unknown, revoked or
-    expired.
-    """
+def find_key(tx: Session, whole: str) -> LiveKey | None:
+    """The live key with this secret, compared in constant time; None: unknown, revoked or expired."""
     parts = whole.split("_", 2)
     if len(parts) != 3 or parts[0] != "gpts" or not whole.isascii():
         return None
-    key = tx.execute(LIVE_KEY, {"prefix": parts[1]}).one_or_none()
-    if key is None or not hmac.compare_digest(key.secret_hash, fingerprint(whole)):
+    row = tx.execute(KEY, {"prefix": parts[1]}).one_or_none()
+    if row is None or not hmac.compare_digest(row.secret_hash, fingerprint(whole)):
         return None
-    return None if key.expires_at is not None and key.expires_at <= utc_now() else key
+    if row.expires_at is not None and row.expires_at <= utc_now():
+        return None
+    return LiveKey(row.id, row.account_id, row.handle, frozenset(row.scopes), row.budget_micros is not None)
 
 
 def list_keys(tx: Session, account_id: str) -> list[ApiKey]:

@@ -31,8 +31,7 @@ def caller_by_key(tx: Session, secret: str) -> Caller:
     key = find_key(tx, secret)
     if key is None:
         raise Unauthorized("Incorrect API key provided.")
-    has_budget = key.budget_micros is not None
-    return Caller(key.account_id, key.handle, frozenset(key.scopes), api_key_id=key.id, has_budget=has_budget)
+    return Caller(key.account_id, key.handle, key.scopes, api_key_id=key.id, has_budget=key.has_budget)
 
 
 def caller_by_session(tx: Session, token: str) -> Caller:

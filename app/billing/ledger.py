@@ -64,24 +64,15 @@ POST = text(
 )
 
 
-def wallet_of(ledger_account: str) -> str | None:
-    """The account whose wallet this is a side of."""
-    kind, _, rest = ledger_account.partition(":")
-    return rest.partition(":")[0] if kind == "wallet" else None
-
-
 def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) -> None:
     """Record a transfer and move its wallet, all or nothing.
 
-    `postings` must sum to 0 (a trigger refuses them otherwise). Raises InsufficientFunds when the wallet lacks
-    the money, ValueError unless exactly one wallet is named: two, locked by one statement, could deadlock.
+    `postings` must sum to 0 (a trigger refuses them otherwise). Raises InsufficientFunds when the wallet lacks the
+    money, ValueError unless exactly one wallet is named: two, locked by one statement, could deadlock.
     """
     tx.flush()  # what the transfer is about comes before it
+    account_id = wallet_of(postings)
     lines = [posting for posting in postings if posting.amount_micros]
-    wallets = {wallet_of(posting.ledger_account) for posting in postings} - {None}
-    if len(wallets) != 1:
-        raise ValueError(f"a transfer moves one wallet, not {len(wallets)}")
-    account_id = str(wallets.pop())
     values = {
         "id": new_id("xfer"),
         "kind": kind,
@@ -97,6 +88,18 @@ def post(tx: Session, kind: str, reference: str, postings: Sequence[Posting]) ->
     }
     if tx.execute(POST, values).first() is None:
         raise InsufficientFunds("The wallet does not hold enough; top it up.")
+
+
+def wallet_of(postings: Sequence[Posting]) -> str:
+    """The account whose wallet these move."""
+    sides = {each.ledger_account for each in postings if each.ledger_account.startswith("wallet:")}
+    accounts = {side.split(":")[1] for side in sides}
+    if len(accounts) != 1:
+        raise ValueError(f"a transfer moves one wallet, not {len(accounts)}")
+    (account_id,) = accounts
+    if not sides <= {available(account_id), held(account_id)}:
+        raise ValueError(f"a wallet has no such side: {sorted(sides)}")
+    return account_id
 
 
 def moved(lines: Sequence[Posting], ledger_account: str) -> int:

@@ -147,6 +147,8 @@ def end_calls(tx: Session, endings: Sequence[Ending]) -> int:
 
     Rows are locked in the order of their ids and then wallets in theirs, so two that end many calls never deadlock.
     """
+    if not endings:
+        return 0
     by_attempt = {(each.generation_id, each.attempt): each for each in endings}
     found = tx.execute(OPEN_CALLS, {"ids": sorted({each.generation_id for each in endings})})
     bills = [bill(row, by_attempt[row.id, row.attempt]) for row in found if (row.id, row.attempt) in by_attempt]

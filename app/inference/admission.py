@@ -3,6 +3,7 @@
 Runs in a thread; once it returns, the hold is committed and the task is on its way.
 """
 
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -27,6 +28,10 @@ from models_registry.prompt import Renderer
 from models_registry.store import open_store
 
 Identify = Callable[[Session], Caller]
+
+# Who may call, and at what price, is read by a few at a time: they share one interpreter, and among forty at once each
+# took twice the processor (docs/decisions/0025). Nothing in here waits for a lock of the database or for Valkey.
+READERS = threading.BoundedSemaphore(4)
 
 UNDER_WAY = select(
     func.count().filter(Generation.base_id == bindparam("base_id")),
@@ -115,15 +120,16 @@ def admit(
 ) -> Admitted:
     settings = get_settings().generation
     with transaction() as tx:
-        caller = identify(tx)
-        caller.require("inference")
-        target = resolve(tx, caller, request.model)
-        base = target.base
-        check_queue(tx, base.id, caller.account_id)
-        renderer = load_renderer(base.digest or "")
-        ids = prompt_of(target, renderer)
-        params = rules.sampling_params(request, target.defaults, 1, renderer.vocabulary, grammar)
-        bound = completion_bound(tx, caller, target, request, ids, params.n)
+        with READERS:
+            caller = identify(tx)
+            caller.require("inference")
+            target = resolve(tx, caller, request.model)
+            base = target.base
+            check_queue(tx, base.id, caller.account_id)
+            renderer = load_renderer(base.digest or "")
+            ids = prompt_of(target, renderer)
+            params = rules.sampling_params(request, target.defaults, 1, renderer.vocabulary, grammar)
+            bound = completion_bound(tx, caller, target, request, ids, params.n)
         params = params.model_copy(update={"max_tokens": bound})
         open_call(
             tx,

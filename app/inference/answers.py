@@ -164,10 +164,10 @@ class TextShape:
 Shape = ChatShape | TextShape
 
 
-def closing(first: Json, done: Done) -> Json:
+def closing(chunk_head: Json, done: Done) -> Json:
     """The chunk with the counts."""
     none: list[Json] = []
-    return first | {"choices": none, "usage": usage(done)}
+    return chunk_head | {"choices": none, "usage": usage(done)}
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> Json:

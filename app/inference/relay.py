@@ -6,6 +6,7 @@ after it, the stream ends with an error and the relay settles what it delivered.
 
 import asyncio
 import json
+import math
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -159,6 +160,7 @@ class Relay:
 
         Events of a second attempt (`a` is larger) begin the answer anew; only a call that is not streamed sees both.
         """
+        subscription.heard_at = time.monotonic()  # admission may have waited longer than a worker may be silent
         while not subscription.ended:
             event = await subscription.queue.get()
             if event is Sign.LEFT:
@@ -218,7 +220,7 @@ class Relay:
 
     async def _read(self) -> None:
         """The only reader of this replica's stream; a lost connection is tried again for ever."""
-        stream, last, extended = token_stream(self.replica), "0-0", 0.0
+        stream, last, extended = token_stream(self.replica), "0-0", -math.inf
         while not self._stopped:
             try:
                 found = cast(StreamEntries, await self._valkey.xread({stream: last}, block=READ_BLOCK_MS) or [])

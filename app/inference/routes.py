@@ -1,7 +1,7 @@
 """POST /v1/chat/completions and /v1/completions. No request transaction here: it would outlive the answer."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
@@ -20,6 +20,7 @@ from app.inference.admission import Admitted, Ticket, admit_chat, admit_completi
 from app.inference.answers import ChatShape, Collected, Json, Shape, TextShape
 from app.inference.relay import Relay, Subscription
 from app.inference.schemas import ChatRequest, CompletionRequest, Sampling
+from app.inference.wire_events import TokenEvent
 
 router = APIRouter(prefix="/v1", tags=["inference"])
 
@@ -47,8 +48,7 @@ async def answer(
     relay: Relay = request.app.state.relay
     subscription = relay.subscribe(new_id(prefix), streamed=bool(body.stream))
     try:
-        ticket = Ticket(subscription.generation_id, relay.replica)
-        admitted = await to_thread.run_sync(admit, ticket, limiter=request.app.state.admissions)
+        admitted = await to_thread.run_sync(admit, Ticket(subscription.generation_id, relay.replica))
     except BaseException:
         relay.forget(subscription)
         raise
@@ -70,7 +70,7 @@ async def collect(request: Request, relay: Relay, subscription: Subscription, ad
 
 async def sse(
     request: Request, relay: Relay, subscription: Subscription, admitted: Admitted, shape: Shape
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """Server-sent events, one item per token event. A failure before the first raises; a later one ends them with an
     error object and no `[DONE]`.
     """
@@ -79,23 +79,27 @@ async def sse(
     async with listening(request, relay, subscription):
         try:
             async for event in relay.events(subscription, admitted.task):
-                chunks: list[Json | None] = []
-                if event.i not in opened and (event.text or event.ids or event.plp or event.finish):
-                    opened.add(event.i)
-                    chunks.append(shape.opening(event.i))
-                chunks.append(shape.piece(event))
-                if event.done is not None:
-                    chunks.append(shape.closing(event.done))
-                told = b"".join(data(chunk) for chunk in chunks if chunk is not None)
-                if event.done is not None:
-                    told += b"data: [DONE]\n\n"
-                if told:
+                told = tell(shape, event, opened)
+                if told or not begun:  # the first event begins the answer, even if there is nothing to read in it
                     begun = True
                     yield told
         except AppError as error:
             if not begun:
                 raise
             yield data(envelope(error))
+
+
+def tell(shape: Shape, event: TokenEvent, opened: set[int]) -> bytes:
+    """What a client reads of one event. `opened`: the choices that have begun."""
+    chunks: list[Json | None] = []
+    if event.i not in opened and (event.text or event.ids or event.plp or event.finish):
+        opened.add(event.i)
+        chunks.append(shape.opening(event.i))
+    chunks.append(shape.piece(event))
+    if event.done is not None:
+        chunks.append(shape.closing(event.done))
+    told = b"".join(data(chunk) for chunk in chunks if chunk is not None)
+    return told if event.done is None else told + b"data: [DONE]\n\n"
 
 
 def data(chunk: Json) -> bytes:
@@ -125,14 +129,19 @@ class EventStream(StreamingResponse):
     hears of it here. `first` was awaited before there were headers.
     """
 
-    def __init__(self, first: bytes, rest: AsyncIterator[bytes]) -> None:
+    def __init__(self, first: bytes, rest: AsyncGenerator[bytes]) -> None:
         super().__init__(chain(first, rest), media_type="text/event-stream", headers=STREAM_HEADERS)
+        self._rest = rest
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.stream_response(send)
+        try:
+            await self.stream_response(send)
+        finally:
+            await self._rest.aclose()  # where sending was cancelled, the worker is told now, not by the collector
 
 
 async def chain(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """`first`, then the rest."""
     yield first
     async for each in rest:
         yield each

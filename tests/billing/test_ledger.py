@@ -74,6 +74,8 @@ def test_a_transfer_moves_one_wallet(tx: Session) -> None:
         post(tx, "test_two", first, [Posting(available(first), -1), Posting(available(second), 1)])
     with pytest.raises(ValueError, match="one wallet, not 0"):
         post(tx, "test_none", first, [Posting(REVENUE, -1), Posting(PROMOTIONS, 1)])
+    with pytest.raises(ValueError, match="no such side"):
+        post(tx, "test_side", first, [Posting(f"wallet:{first}:owed", -1), Posting(REVENUE, 1)])
 
 
 STEP = st.tuples(st.sampled_from(["call", "settle", "release", "buy"]), st.integers(0, 2_000), st.integers(0, 3))

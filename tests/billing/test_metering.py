@@ -135,6 +135,42 @@ def test_many_calls_end_in_one_go_and_each_only_once(services: Services, listing
         assert [balances(tx, buyer) for buyer in buyers] == [(910, 0), (940, 0), (940, 0)]
 
 
+def test_two_that_end_many_calls_of_the_same_wallets_never_deadlock(services: Services, listing: Listing) -> None:
+    """The first one's calls stand in the order of the wallets, the second one's against it."""
+    target = call_of(listing, input_price=INPUT, output_price=OUTPUT)
+    with transaction() as tx:
+        buyers = [new_account(tx, 10_000).id for _ in range(6)]
+        rounds = [
+            [[opened(tx, buyer, target, prompt=10, most=10) for buyer in buyers[::order]] for order in (1, -1)]
+            for _ in range(10)
+        ]
+
+    def end(calls: list[str]) -> int:
+        with transaction() as tx:
+            return end_calls(tx, [Ending(call, 1, 10, 10) for call in calls])
+
+    with ThreadPoolExecutor(2) as pool:
+        for both in rounds:
+            assert list(pool.map(end, both)) == [6, 6]
+    with transaction() as tx:
+        assert verify(tx) == []
+
+
+def test_a_lease_is_renewed_around_a_call_that_is_being_ended(services: Services, listing: Listing) -> None:
+    target = call_of(listing, input_price=INPUT, output_price=OUTPUT)
+    with transaction() as tx:
+        buyer = new_account(tx, 1_000).id
+        ending, going_on = (opened(tx, buyer, target, prompt=10, most=10, lease=1.0) for _ in range(2))
+    with transaction() as tx:
+        assert end_calls(tx, [Ending(ending, 1)]) == 1
+        with transaction() as other:
+            renew_leases(other, [ending, going_on], 3_600)
+    with transaction() as tx:
+        left = tx.get_one(Generation, going_on).lease_expires_at - utc_now()
+        assert left > timedelta(minutes=50)
+        assert release_call(tx, going_on, 1)
+
+
 def test_a_wallet_for_exactly_ten_calls_pays_for_ten_of_twenty_simultaneous_ones(
     services: Services, listing: Listing
 ) -> None:

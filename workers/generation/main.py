@@ -70,13 +70,12 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     stream = TokenStream(connect(SEND_SECONDS))
     engine = load_engine(settings.generation, folder, renderer, stream.end_step)
     calls = OpenCalls(engine, settings.generation.queue_timeout)
-    settler = Settler()
     worker = GenerationWorker(
         engine=engine,
         store=store,
         stream=stream,
         calls=calls,
-        settler=settler,
+        settler=Settler(),
         base_digest=digest,
         text_of=renderer.text_of,
     )
@@ -96,7 +95,6 @@ def serve(settings: Settings, base_id: str, digest: str) -> None:
     finally:
         pulse.close()
         engine.close()
-        settler.close()
         stream.close()
 
 

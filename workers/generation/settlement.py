@@ -8,9 +8,11 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 import structlog
+from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
 from app.billing.metering import Ending, end_calls
@@ -18,65 +20,78 @@ from app.database import transaction
 
 log = structlog.get_logger(__name__)
 
-ATTEMPTS = 6
-Asked = tuple[Ending, Future[None]]
+PATIENCE = 40.0  # seconds
+PAUSE = 0.1
+# A wallet is locked for milliseconds. One that is longer must not hold up the settlement of the others.
+BRIEFLY = text("SET LOCAL lock_timeout = '500ms'")
+
+
+@dataclass(eq=False)
+class Asked:
+    """What is to be booked, and who waits for it; `until`: when upkeep is left to release the hold."""
+
+    ending: Ending
+    booked: Future[None] = field(default_factory=Future)
+    until: float = field(default_factory=lambda: time.monotonic() + PATIENCE)
 
 
 class Settler:
-    """One thread, the only one of its worker that ends calls."""
+    """One daemon thread, the only one of its worker that ends calls: it settles what waits until the process ends."""
 
     def __init__(self) -> None:
-        self._queue: SimpleQueue[Asked | None] = SimpleQueue()
-        self._thread = threading.Thread(target=self._run, name="settler", daemon=True)
-        self._thread.start()
+        self._queue: SimpleQueue[Asked] = SimpleQueue()
+        threading.Thread(target=self._run, name="settler", daemon=True).start()
 
-    def settle(self, ending: Ending) -> None:
-        """Wait until it is booked, was ended by another, or Postgres stayed away: then upkeep releases the hold."""
-        booked: Future[None] = Future()
-        self._queue.put((ending, booked))
-        booked.result()
-
-    @property
-    def waiting(self) -> int:
-        """Asked for while another settlement is under way."""
-        return self._queue.qsize()
-
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
+    def ask(self, ending: Ending) -> Future[None]:
+        """Done once it is booked, was ended by another, or Postgres stayed away; raises what forbids the booking."""
+        asked = Asked(ending)
+        self._queue.put(asked)
+        return asked.booked
 
     def _run(self) -> None:
-        asked: list[Asked | None] = []
-        while None not in asked:
-            asked = [self._queue.get()]
+        late: list[Asked] = []
+        while True:
+            fresh = [] if late else [self._queue.get()]
             while not self._queue.empty():
-                asked.append(self._queue.get())
-            self._settle([each for each in asked if each is not None])
+                fresh.append(self._queue.get())
+            # What had to wait is tried alone: it may have to again.
+            late = [*settle(fresh), *(again for each in late for again in settle([each]))]
+            if late:
+                time.sleep(PAUSE)
 
-    def _settle(self, asked: Sequence[Asked]) -> None:
-        """What cannot be booked must not keep the others from it: then each is tried alone."""
-        try:
-            book([ending for ending, _ in asked])
-        except Exception as error:  # noqa: BLE001 (raised again where it was asked for)
-            if len(asked) > 1:
-                log.warning("settled_one_by_one", count=len(asked), error=str(error))
-                for each in asked:
-                    self._settle([each])
-                return
-            asked[0][1].set_exception(error)
-            return
-        for _, booked in asked:
-            booked.set_result(None)
+
+def settle(asked: Sequence[Asked]) -> list[Asked]:
+    """Returns what must be tried again: Postgres is restarting, or a wallet is locked."""
+    waiting = [each for each in asked if not given_up(each)]
+    if not waiting:
+        return []
+    try:
+        book([each.ending for each in waiting])
+    except Exception as error:
+        if len(waiting) > 1:
+            log.warning("settled_one_by_one", count=len(waiting), error=str(error))
+            return [again for each in waiting for again in settle([each])]
+        generation_id = waiting[0].ending.generation_id
+        if isinstance(error, OperationalError):
+            log.warning("settlement_retried", generation_id=generation_id, error=str(error.orig))
+            return waiting
+        log.exception("settlement_failed", generation_id=generation_id)
+        waiting[0].booked.set_exception(error)
+        return []
+    for each in waiting:
+        each.booked.set_result(None)
+    return []
+
+
+def given_up(asked: Asked) -> bool:
+    if time.monotonic() < asked.until:
+        return False
+    log.error("settlement_given_up", generation_id=asked.ending.generation_id)
+    asked.booked.set_result(None)
+    return True
 
 
 def book(endings: Sequence[Ending]) -> None:
-    """Postgres may be restarting: try for a while."""
-    for attempt in range(ATTEMPTS):
-        try:
-            with transaction() as tx:
-                end_calls(tx, endings)
-            return
-        except OperationalError as error:
-            log.warning("settlement_retried", attempt=attempt, error=str(error.orig))
-            time.sleep(0.2 * 2**attempt)
-    log.error("settlement_given_up", count=len(endings))
+    with transaction() as tx:
+        tx.execute(BRIEFLY)
+        end_calls(tx, endings)

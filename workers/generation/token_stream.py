@@ -1,4 +1,5 @@
-"""Tokens on their way to the API: one stream entry per engine step and replica, sent off the engine's thread.
+"""Tokens on their way to the API: one stream entry for each replica and what came up since the last, which is a step
+or, while a sending takes longer, a few. Off the engine's thread.
 
 "Produced" means published here: only what Valkey accepted counts towards the bill. Nothing is sent twice:
 a failed send ends the calls it carried, for a repeated entry would repeat text in a client's answer.
