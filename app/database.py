@@ -37,8 +37,8 @@ class Base(DeclarativeBase):
     }
 
 
-# A server that vanished without a word (Unix sockets always get one): statement_timeout is its own, so the wait for it
-# ends here. Seconds, but for tcp_user_timeout in milliseconds.
+# For a server that vanished without a word: statement_timeout is kept by the server itself, so here the wait ends by
+# TCP's own means; a Unix socket always hears of the end. Seconds, but for tcp_user_timeout in milliseconds.
 GIVE_UP = {
     "connect_timeout": 5,
     "tcp_user_timeout": 30_000,

@@ -30,7 +30,7 @@ from models_registry.store import open_store
 Identify = Callable[[Session], Caller]
 
 # Who may call, and at what price, is read by a few at a time: they share one interpreter, and among forty at once each
-# took twice the processor (docs/decisions/0025). Nothing in here waits for a lock of the database or for Valkey.
+# took twice the processor (docs/decisions/0025). None of them waits for a lock of the database or for Valkey.
 READERS = threading.BoundedSemaphore(4)
 
 UNDER_WAY = select(

@@ -185,7 +185,10 @@ class Relay:
             return task
         if subscription.produced and subscription.streamed:
             subscription.outcome = "worker_lost"
-            await to_thread.run_sync(recovery.settle_delivered, task, subscription.produced)
+            try:
+                await to_thread.run_sync(recovery.settle_delivered, task, subscription.produced)
+            except SQLAlchemyError as error:
+                log.warning("delivery_not_settled", generation_id=task.generation_id, error=str(error))
             raise GenerationFailed("The worker stopped answering; you pay only for what you received.")
         if time.time() > task.deadline + patience:
             subscription.outcome = "worker_lost"

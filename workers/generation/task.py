@@ -142,7 +142,7 @@ def _settle(settler: Settler, call: Call) -> Done:
     began = handle is not None and handle.started
     failed = handle is not None and handle.error is not None
     if not began or (failed and call.delivery.published == 0):
-        settler.ask(Ending(task.generation_id, task.attempt)).result()
+        settler.ask(task.tenant, Ending(task.generation_id, task.attempt)).result()
         return Done(prompt_tokens=0, cached_tokens=0, completion_tokens=0)
     counts = Done(
         prompt_tokens=len(task.token_ids),
@@ -150,7 +150,7 @@ def _settle(settler: Settler, call: Call) -> Done:
         completion_tokens=call.delivery.published,
     )
     ending = Ending(task.generation_id, task.attempt, counts.prompt_tokens, counts.completion_tokens)
-    settler.ask(ending).result()
+    settler.ask(task.tenant, ending).result()
     return counts
 
 
