@@ -1,5 +1,6 @@
 """Uvicorn with the store's settings; prints `ready api` once the port is open."""
 
+import gc
 import socket
 
 import uvicorn
@@ -13,6 +14,8 @@ class AnnouncingServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
+            gc.collect()
+            gc.freeze()  # what lives as long as the process is not looked through again and again
             print("ready api", flush=True)
 
 

@@ -7,6 +7,7 @@ with how many adapters there are.
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -50,8 +51,9 @@ class Adapter:
         assert self.table is not None  # noqa: S101 (adapters of a base with panels have one)
         return self.table
 
-    @property
+    @cached_property
     def bytes(self) -> int:
+        """Its factors never change, and the bank asks all that are resident at the end of each request."""
         return sum(a.nbytes + b.nbytes for a, b in self.factors.values())
 
 
