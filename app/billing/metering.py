@@ -4,7 +4,7 @@ Only `end_calls` ends a call, with its row locked, so whoever comes first decide
 whose worker died, or upkeep.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, cast
@@ -13,7 +13,7 @@ from sqlalchemy import ARRAY, Row, Table, Text, bindparam, case, func, insert, s
 from sqlalchemy.orm import Session
 
 from app.accounts.tables import ApiKey
-from app.billing.holds import hold, settle_hold
+from app.billing.holds import hold, release_hold, settle_hold
 from app.billing.ledger import REVENUE, seller
 from app.billing.rules import completion_tokens_within, split_call, token_micros
 from app.billing.tables import Generation
@@ -22,7 +22,7 @@ from app.database import utc_now
 from app.errors import InsufficientFunds, InsufficientQuota
 from app.settings import get_settings
 
-KIND, RELEASE_KIND = "generation", "generation_release"
+KIND = "generation"
 # Plain SQL: the unit of work would take longer than the statements.
 CALLS = cast(Table, Generation.__table__)
 INSERT_CALL = insert(CALLS)
@@ -150,46 +150,37 @@ def end_calls(tx: Session, endings: Sequence[Ending]) -> int:
     if not endings:
         return 0
     by_attempt = {(each.generation_id, each.attempt): each for each in endings}
-    found = tx.execute(OPEN_CALLS, {"ids": sorted({each.generation_id for each in endings})})
-    bills = [bill(row, by_attempt[row.id, row.attempt]) for row in found if (row.id, row.attempt) in by_attempt]
+    bills = [
+        (call, ending, shares_of(call, ending))
+        for call in tx.execute(OPEN_CALLS, {"ids": sorted({each.generation_id for each in endings})})
+        if (ending := by_attempt.get((call.id, call.attempt))) is not None
+    ]
     if bills:
-        tx.execute(END_CALLS, [each.columns for each in bills])
-    for each in sorted(bills, key=lambda each: each.account_id):
-        settle_hold(tx, each.account_id, each.held_micros, each.kind, each.generation_id, each.shares)
+        tx.execute(END_CALLS, [end_of(ending, sum(shares.values())) for _, ending, shares in bills])
+    for call, ending, shares in sorted(bills, key=lambda each: str(each[0].account_id)):
+        if ending.completion_tokens is None:
+            release_hold(tx, call.account_id, call.held_micros, KIND, call.id)
+        else:
+            settle_hold(tx, call.account_id, call.held_micros, KIND, call.id, shares)
     return len(bills)
 
 
-@dataclass(frozen=True)
-class Bill:
-    """How a hold is shared out, and the end of its call's row."""
-
-    generation_id: str
-    account_id: str
-    held_micros: int
-    kind: str
-    shares: Mapping[str, int]
-    columns: Mapping[str, Any]
-
-
-def bill(call: Row[Any], ending: Ending) -> Bill:
-    """Of an open call's columns."""
-    if ending.completion_tokens is None:
-        shares, state = dict[str, int](), "released"
-    else:
-        shares, state = shares_of(call, ending.prompt_tokens, ending.completion_tokens), "settled"
-    columns = {
-        "ended": call.id,
-        "state": state,
+def end_of(ending: Ending, charge: int) -> dict[str, Any]:
+    """What END_CALLS writes."""
+    return {
+        "ended": ending.generation_id,
+        "state": "released" if ending.completion_tokens is None else "settled",
         "completion_tokens": ending.completion_tokens or 0,
-        "charge_micros": sum(shares.values()),
+        "charge_micros": charge,
         "finished_at": utc_now(),
     }
-    kind = KIND if state == "settled" else RELEASE_KIND
-    return Bill(call.id, call.account_id, call.held_micros, kind, shares, columns)
 
 
-def shares_of(call: Row[Any], prompt_tokens: int, completion_tokens: int) -> dict[str, int]:
-    """Who gets how much of the charge, by ledger account."""
+def shares_of(call: Row[Any], ending: Ending) -> dict[str, int]:
+    """Who gets how much of the charge, by ledger account; nobody anything of a released call."""
+    prompt_tokens, completion_tokens = ending.prompt_tokens, ending.completion_tokens
+    if completion_tokens is None:
+        return {}
     price_in, price_out = call.input_micros_per_million_tokens, call.output_micros_per_million_tokens
     charge = min(token_micros(prompt_tokens, completion_tokens, price_in, price_out), call.held_micros)
     if call.seller_account_id is None:

@@ -68,6 +68,10 @@ def head(admitted: Admitted, kind: str) -> Json:
     }
 
 
+def chunk_head(admitted: Admitted, kind: str, wants_usage: bool) -> Json:
+    return head(admitted, kind) | ({"usage": None} if wants_usage else {})
+
+
 class ChatShape:
     """`chat.completion` and its chunks. Where tools are offered, a reader per choice finds the calls in its text.
 
@@ -76,8 +80,7 @@ class ChatShape:
 
     def __init__(self, admitted: Admitted, wants_usage: bool = False) -> None:
         self.admitted = admitted
-        self._wants_usage = wants_usage
-        self._head = head(admitted, "chat.completion.chunk") | ({"usage": None} if wants_usage else {})
+        self._head = chunk_head(admitted, "chat.completion.chunk", wants_usage)
         self._readers: dict[int, ToolCallReader] = {}
 
     def opening(self, index: int) -> Json | None:
@@ -100,7 +103,7 @@ class ChatShape:
         return self._head | {"choices": [choice]}
 
     def closing(self, done: Done) -> Json | None:
-        return closing(self._head, done) if self._wants_usage else None
+        return closing(self._head, done)
 
     def whole(self, collected: Collected) -> Json:
         choices = [self.choice(index, choice) for index, choice in sorted(collected.choices.items())]
@@ -127,8 +130,7 @@ class TextShape:
 
     def __init__(self, admitted: Admitted, wants_usage: bool = False) -> None:
         self.admitted = admitted
-        self._wants_usage = wants_usage
-        self._head = head(admitted, "text_completion") | ({"usage": None} if wants_usage else {})
+        self._head = chunk_head(admitted, "text_completion", wants_usage)
         self._scores = {index: TextLogprobs(admitted) for index in range(admitted.task.params.n)}
 
     def opening(self, index: int) -> Json | None:
@@ -146,7 +148,7 @@ class TextShape:
         return self._head | {"choices": [choice]}
 
     def closing(self, done: Done) -> Json | None:
-        return closing(self._head, done) if self._wants_usage else None
+        return closing(self._head, done)
 
     def whole(self, collected: Collected) -> Json:
         choices: list[Json] = [
@@ -164,10 +166,10 @@ class TextShape:
 Shape = ChatShape | TextShape
 
 
-def closing(chunk_head: Json, done: Done) -> Json:
-    """The chunk with the counts."""
+def closing(first: Json, done: Done) -> Json | None:
+    """The chunk with the counts, if they are wanted; `first`: what chunks begin with."""
     none: list[Json] = []
-    return chunk_head | {"choices": none, "usage": usage(done)}
+    return first | {"choices": none, "usage": usage(done)} if "usage" in first else None
 
 
 def chat_logprobs(logprobs: Sequence[TokenLogprob]) -> Json:

@@ -71,12 +71,11 @@ class Settler:
         batch = [each for each in fresh if each.account_id not in self._late]
         try:
             book(batch)
-            put_off = [each for each in fresh if each.account_id in self._late]
         except Exception as error:  # noqa: BLE001 (tried again by account, where it is sorted out)
             log.warning("settlement_put_off", count=len(batch), error=str(error))
-            put_off = list(fresh)
-        for each in put_off:
-            self._late.setdefault(each.account_id, []).append(each)
+        for each in fresh:
+            if not each.booked.done():
+                self._late.setdefault(each.account_id, []).append(each)
 
     def _settle_late(self) -> None:
         """Account by account, until one must go on waiting: it comes last the next time."""
